@@ -1,0 +1,119 @@
+"""The configuration of a training run: the source of ``schemas/run.schema.json`` and of the command line."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+
+@dataclass
+class DataConfig:
+    """What is trained on.
+
+    Args:
+        train: JSONL file of pairs, or several; order of batches as ``batches`` says.
+        documents: document stores (folders that ``polylens data render`` or ``data convert`` wrote, or HDF5 files of
+            the original layout).
+        validation: JSONL file of pairs; retrieval over the documents that it names is measured during training.
+        image_root: folder that relative picture paths start from; by default the folder of the JSONL file.
+        on_bad_record: stop at the first bad record, or write it with its reason to ``quarantine.jsonl`` and go on.
+        batches: ``shuffle`` draws records anew each epoch; ``file`` keeps the order of the file, for files whose
+            batches ``polylens data pairs`` has put together (their order is then shuffled batch by batch).
+        hard_negatives: negatives taken from each record, the first ones.
+        query_instruction: text put before every query that has no instruction of its own.
+        query_max_length: tokens of a query; text is shortened to fit.
+        document_max_length: tokens of a document, its picture included; a picture is never cut.
+    """
+
+    train: list[str] = field(default_factory=list)
+    documents: list[str] = field(default_factory=list)
+    validation: str | None = None
+    image_root: str | None = None
+    on_bad_record: Literal["error", "quarantine"] = "error"
+    batches: Literal["shuffle", "file"] = "shuffle"
+    hard_negatives: int = 0
+    query_instruction: str = ""
+    query_max_length: int = 512
+    document_max_length: int = 2048
+
+
+@dataclass
+class ObjectiveConfig:
+    """What is minimised.
+
+    Args:
+        name: ``contrastive``, or an objective of any installed plugin.
+        options: of that objective, such as ``temperature``.
+    """
+
+    name: str = "contrastive"
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class GradientCacheConfig:
+    """How a batch is cut into micro-batches; the gradient does not depend on it.
+
+    Args:
+        micro_batch_size: rows (queries or documents) of one forward pass.
+        micro_batch_tokens: padded tokens of one forward pass (rows x longest row), instead of a number of rows.
+        sort_by_cost: put rows of like length together, which saves padding.
+        pixel_cache_gb: host memory for pixels kept from the first pass to the second, in GiB a process; what does not
+            fit is decoded again.
+    """
+
+    micro_batch_size: int | None = None
+    micro_batch_tokens: int | None = None
+    sort_by_cost: bool = True
+    pixel_cache_gb: float = 4.0
+
+
+@dataclass
+class LoraSettings:
+    """Low-rank adapters (Hu et al. 2021, arXiv 2106.09685), through peft.
+
+    Args:
+        enable: train adapters instead of the weights of the components that ``components`` names.
+        r: rank.
+        alpha: scale; the update is multiplied by ``alpha / r``.
+        dropout: on the input of the adapter.
+        components: which components get adapters.
+        target_modules: names of linear layers, instead of those that the model family gives.
+    """
+
+    enable: bool = False
+    r: int = 32
+    alpha: float = 32
+    dropout: float = 0.1
+    components: list[str] = field(default_factory=lambda: ["llm"])
+    target_modules: list[str] | None = None
+
+
+@dataclass
+class RunConfig:
+    """A training run.
+
+    Args:
+        model_plugin: installed plugin that knows the model family.
+        model: model folder, adapter folder, hub id, or the name of a preset such as ``tiny``.
+        output_dir: where checkpoints and the trained model go.
+        tune: components whose weights are trained (``vision``, ``connector``, ``llm``, ``embed_tokens``); by default
+            all of them, or none but the adapters with LoRA.
+        dtype: of the weights; ``bf16: true`` in ``training`` is mixed precision over float32 weights.
+        attn_implementation: ``sdpa``, ``eager`` or ``flash_attention_2``.
+        options: of the model family, such as ``max_slice_nums``; see ``polylens plugins list --families``.
+        training: any field of ``transformers.TrainingArguments``.
+    """
+
+    model_plugin: str
+    model: str
+    output_dir: str
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    gradient_cache: GradientCacheConfig = field(default_factory=GradientCacheConfig)
+    lora: LoraSettings = field(default_factory=LoraSettings)
+    tune: list[str] | None = None
+    dtype: Literal["auto", "float32", "bfloat16", "float16", "float64"] = "float32"
+    attn_implementation: str = "sdpa"
+    options: dict[str, Any] = field(default_factory=dict)
+    training: dict[str, Any] = field(default_factory=dict)
