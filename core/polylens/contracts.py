@@ -50,9 +50,6 @@ ROLES = ("query", "document")
 """What a row of a retrieval batch is; ``Batch.rows["role"]`` holds the index, -1 for a row that stands for nothing."""
 
 
-# ---------------------------------------------------------------------------------------------------- records
-
-
 @dataclass(frozen=True, slots=True)
 class ImageRef:
     """A picture that a record names, not yet opened.
@@ -84,12 +81,7 @@ class Record:
     @property
     def images(self) -> tuple[ImageRef, ...]:
         """Every picture, in reading order."""
-        return tuple(
-            part for message in self.messages for part in message.parts if isinstance(part, ImageRef)
-        )
-
-
-# ---------------------------------------------------------------------------------------------------- pictures
+        return tuple(part for message in self.messages for part in message.parts if isinstance(part, ImageRef))
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,9 +148,6 @@ class ImagePreprocessor(Protocol):
         ...
 
 
-# ---------------------------------------------------------------------------------------------------- text
-
-
 @dataclass(frozen=True, slots=True)
 class Encoding:
     """A conversation as tokens.
@@ -200,9 +189,6 @@ class ChatTemplate(Protocol):
                 of ``images`` is not the number of picture parts.
         """
         ...
-
-
-# ---------------------------------------------------------------------------------------------------- tensors
 
 
 @dataclass(slots=True)
@@ -341,9 +327,6 @@ class Outputs:
     embeddings: Tensor | None = None
 
 
-# ---------------------------------------------------------------------------------------------------- families
-
-
 @dataclass(frozen=True, slots=True)
 class CheckpointLayout:
     """One way in which the weights of a family are named on disk.
@@ -386,9 +369,6 @@ class ModelFamily:
     layouts: tuple[CheckpointLayout, ...]
     options: type
     defaults: Mapping[str, Any] = field(default_factory=dict)
-
-
-# ---------------------------------------------------------------------------------------------------- objectives
 
 
 @dataclass(slots=True)
@@ -462,9 +442,7 @@ class Objective:
         """The vectors that ``coupled`` sees; an example may have any number of them, none included."""
         return {}
 
-    def coupled(
-        self, representations: Mapping[str, Tensor], own: Mapping[str, Tensor], targets: Any
-    ) -> Coupled:
+    def coupled(self, representations: Mapping[str, Tensor], own: Mapping[str, Tensor], targets: Any) -> Coupled:
         """Loss and gradient of every representation.
 
         Args:

@@ -68,11 +68,9 @@ def _module(name: str) -> Any:
         raise InputError(f"plugin {name!r} is claimed by several packages ({owners}); uninstall all but one")
     try:
         return found[0].load()
-    except Exception as error:  # noqa: BLE001 -- a plugin is foreign code: whatever it raises, the user gets one line
+    except Exception as error:
         kind = type(error).__name__
-        raise InputError(
-            f"plugin {name!r} ({found[0].value}) cannot be loaded: {kind}: {error}; {listing}"
-        ) from error
+        raise InputError(f"plugin {name!r} ({found[0].value}) cannot be loaded: {kind}: {error}; {listing}") from error
 
 
 def _manager(modules: list[Any]) -> pluggy.PluginManager:

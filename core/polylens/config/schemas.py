@@ -34,9 +34,7 @@ def _validator(name: str) -> Any:
 
 def errors(name: str, value: Any) -> list[str]:
     """Every way in which ``value`` breaks the schema: ``/json/pointer: what was found and what is allowed``."""
-    found = sorted(
-        _validator(name).iter_errors(value), key=lambda error: [str(part) for part in error.absolute_path]
-    )
+    found = sorted(_validator(name).iter_errors(value), key=lambda error: [str(part) for part in error.absolute_path])
     return [f"/{'/'.join(map(str, error.absolute_path))}: {_short(error.message)}" for error in found]
 
 

@@ -20,9 +20,7 @@ class BicubicPreprocessor:
         std: per channel.
     """
 
-    def __init__(
-        self, mean: Sequence[float] = (0.5, 0.5, 0.5), std: Sequence[float] = (0.5, 0.5, 0.5)
-    ) -> None:
+    def __init__(self, mean: Sequence[float] = (0.5, 0.5, 0.5), std: Sequence[float] = (0.5, 0.5, 0.5)) -> None:
         self.mean = tuple(mean)
         self.std = tuple(std)
 
