@@ -1,0 +1,122 @@
+"""What several tests share: real ranks in real processes."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+"""The checkout."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rank:
+    """How one rank ended; ``output`` is its standard output and standard error together."""
+
+    returncode: int
+    output: str
+
+
+class RanksFailed(AssertionError):
+    """A rank failed or the time was over; the message holds the end of every rank's output."""
+
+
+def torchrun(
+    *command: str | Path,
+    nproc: int = 2,
+    timeout: float = 300,
+    env: Mapping[str, str] | None = None,
+    check: bool = True,
+) -> list[Rank]:
+    """Run ``python COMMAND...`` as ``nproc`` ranks, with the variables that ``torchrun`` sets.
+
+    No agent stands in between: it would import torch once more and put its children out of reach. When a rank fails,
+    the others get a few seconds to end by themselves and are then killed with all that they started.
+
+    Args:
+        command: a script and its arguments, or ``"-m", "module", ...``.
+        timeout: seconds until all ranks are killed.
+        check: raise ``RanksFailed`` unless every rank ends with 0.
+
+    Raises:
+        RanksFailed: see ``check``; and always when the time is over.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        logs = [Path(folder) / f"rank{rank}.log" for rank in range(nproc)]
+        processes = _start([str(part) for part in command], logs, env or {})
+        try:
+            in_time = _wait(processes, timeout)
+        finally:
+            _kill(processes)
+        ranks = [
+            Rank(process.returncode, log.read_text(errors="replace"))
+            for process, log in zip(processes, logs, strict=True)
+        ]
+    if not in_time or (check and any(rank.returncode for rank in ranks)):
+        raise RanksFailed(_report(ranks, "failed" if in_time else f"not done after {timeout:.0f} s"))
+    return ranks
+
+
+def free_port() -> int:
+    """A TCP port of this machine that nobody listens on."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+def _start(command: Sequence[str], logs: Sequence[Path], env: Mapping[str, str]) -> list[subprocess.Popen[bytes]]:
+    shared = {
+        **os.environ,
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(free_port()),
+        "WORLD_SIZE": str(len(logs)),
+        "LOCAL_WORLD_SIZE": str(len(logs)),
+        "PYTHONUNBUFFERED": "1",
+        **env,
+    }
+    processes = []
+    for rank, log in enumerate(logs):
+        with log.open("wb") as output:
+            process = subprocess.Popen(
+                [sys.executable, *command],
+                env={**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        processes.append(process)
+    return processes
+
+
+def _wait(processes: Sequence[subprocess.Popen[bytes]], timeout: float, grace: float = 15) -> bool:
+    """Whether all ended in time; after the first failure the others have ``grace`` seconds, and that is in time."""
+    end, failed = time.monotonic() + timeout, False
+    while any(process.poll() is None for process in processes):
+        if not failed and any(process.poll() for process in processes):
+            end, failed = min(end, time.monotonic() + grace), True
+        if time.monotonic() > end:
+            return failed
+        time.sleep(0.05)
+    return True
+
+
+def _kill(processes: Sequence[subprocess.Popen[bytes]]) -> None:
+    for process in processes:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def _report(ranks: Sequence[Rank], what: str) -> str:
+    ends = (f"--- rank {i}, exit {rank.returncode}\n{rank.output[-4000:]}" for i, rank in enumerate(ranks))
+    return f"{len(ranks)} ranks: {what}\n" + "\n".join(ends)
