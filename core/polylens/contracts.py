@@ -442,13 +442,20 @@ class Objective:
         """The vectors that ``coupled`` sees; an example may have any number of them, none included."""
         return {}
 
-    def coupled(self, representations: Mapping[str, Tensor], own: Mapping[str, Tensor], targets: Any) -> Coupled:
+    def coupled(
+        self,
+        representations: Mapping[str, Tensor],
+        own: Mapping[str, Tensor],
+        targets: Any,
+        parameters: Mapping[str, Tensor],
+    ) -> Coupled:
         """Loss and gradient of every representation.
 
         Args:
             representations: name -> [n_global, D], vectors of all ranks in the order of their positions.
             own: name -> int64 [n], positions of the vectors that this rank made: it answers for their rows.
-            targets: what the data set says about the global batch (``PairTargets`` for pairs).
+            targets: what the data set says about the global batch (``PairTargets`` for pairs), or ``None``.
+            parameters: current values of ``parameters()``; under ZeRO-3 those themselves are partitioned.
         """
         raise TypeError(f"{type(self).__name__} says it is coupled but has no method coupled()")
 
