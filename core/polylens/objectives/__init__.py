@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from polylens.contracts import Objective
-    from polylens.objectives.contrastive import Contrastive as contrastive  # noqa: N813
 
 # name -> (module, class of the objective, class of its options); imported when asked for, since they import torch
 OBJECTIVES = {"contrastive": ("polylens.objectives.contrastive", "Contrastive", "ContrastiveOptions")}
 
-__all__ = ["OBJECTIVES", "build", "contrastive"]
+__all__ = ["OBJECTIVES", "build"]
 
 
 def build(name: str, options: Mapping[str, Any]) -> Objective | None:
@@ -29,9 +28,3 @@ def build(name: str, options: Mapping[str, Any]) -> Objective | None:
     module, objective, kind = OBJECTIVES[name]
     home = import_module(module)
     return getattr(home, objective)(build_options(getattr(home, kind), options, f"objective {name!r}"))
-
-
-def __getattr__(name: str) -> Any:
-    if name == "contrastive":
-        return import_module("polylens.objectives.contrastive").make
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -180,20 +180,27 @@ class Contrastive(Objective):
         return Coupled(loss * share, gradients), forward.hits, scale_gradient * share
 
 
-def make(**options: Any) -> Contrastive:
-    """The contrastive objective from keyword options, for use on tensors of your own.
+def loss_and_gradients(
+    queries: Tensor, documents: Tensor, targets: PairTargets | None = None, **options: Any
+) -> Coupled:
+    """The contrastive loss of vectors of your own, with the gradient of each, by row tiles.
+
+    Args:
+        queries: [Q, D].
+        documents: [N, D].
+        targets: by default document ``i * (N // Q)`` answers query ``i``.
+        options: of ``ContrastiveOptions``.
 
     >>> from polylens.objectives import contrastive
-    >>> objective = contrastive(temperature=1.0)
-    >>> vectors = {"query": torch.eye(2), "document": torch.eye(2)}
-    >>> everything = {"query": torch.arange(2), "document": torch.arange(2)}
-    >>> result = objective.coupled(vectors, everything)
+    >>> result = contrastive.loss_and_gradients(torch.eye(2), torch.eye(2), temperature=1.0)
     >>> round(float(result.loss), 4), float(result.metrics["accuracy"])
     (0.3133, 1.0)
     >>> result.gradients["query"].shape
     torch.Size([2, 2])
     """
-    return Contrastive(ContrastiveOptions(**options))
+    own = {name: torch.arange(len(v), device=v.device) for name, v in (("query", queries), ("document", documents))}
+    objective = Contrastive(ContrastiveOptions(**options))
+    return objective.coupled({"query": queries, "document": documents}, own, targets)
 
 
 def _on(like: Tensor, targets: PairTargets) -> PairTargets:
