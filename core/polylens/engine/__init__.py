@@ -1,0 +1,1 @@
+"""The engine: gradient cache, micro-batch planner, trainer, checkpoints, adapters."""

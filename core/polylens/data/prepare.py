@@ -1,0 +1,62 @@
+"""Records into examples: slice, resize, tokenise. Runs in data-loader workers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+
+from polylens.contracts import ChatTemplate, Encoding, Example, ImagePreprocessor, ImageSlicer, Record, SlicedImage
+from polylens.data.images import ImageOpener
+from polylens.errors import InputError
+
+
+@dataclass(frozen=True, slots=True)
+class Preparer:
+    """Everything between a record and an example of one model.
+
+    Attributes:
+        images: opens the pictures that records name.
+        style: of the template.
+    """
+
+    slicer: ImageSlicer
+    preprocessor: ImagePreprocessor
+    template: ChatTemplate
+    images: ImageOpener
+    style: Literal["chat", "plain"] = "chat"
+
+    def outline(self, record: Record, max_length: int | None = None) -> tuple[Encoding, tuple[SlicedImage, ...]]:
+        """Tokens and crops of a record, from the headers of its pictures; no pixel is decoded.
+
+        Raises:
+            InputError: naming the record.
+        """
+        where = record.where or record.id
+        sliced = tuple(self.slicer.slice(self.images.size(ref, where)) for ref in record.images)
+        try:
+            encoding = self.template.encode(record.messages, sliced, style=self.style, max_length=max_length)
+        except InputError as error:
+            raise InputError(f"{where}: record {record.id!r}: {error}") from error
+        return encoding, sliced
+
+    def example(self, record: Record, max_length: int | None = None, rows: dict[str, Any] | None = None) -> Example:
+        """The record with its pixels."""
+        encoding, sliced = self.outline(record, max_length)
+        where = record.where or record.id
+        pixels = [
+            crop
+            for ref, cut in zip(record.images, sliced, strict=True)
+            for crop in self.preprocessor.pixels(self.images.open(ref, where), cut)
+        ]
+        return Example(
+            id=record.id,
+            input_ids=torch.tensor(encoding.input_ids, dtype=torch.long),
+            labels=torch.tensor(encoding.labels, dtype=torch.long),
+            visual_mask=torch.tensor(encoding.visual_mask, dtype=torch.bool),
+            pixels=pixels,
+            crop_tokens=[crop.tokens for cut in sliced for crop in cut.crops],
+            images=sliced,
+            rows=rows or {},
+        )

@@ -1,0 +1,102 @@
+"""How the gradients of several backward calls become one gradient, under each way of training.
+
+Every launcher averages gradients over ranks; the loss is a sum over ranks, so it is scaled by the world size.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from contextlib import AbstractContextManager
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from polylens.engine.distributed import world_size
+
+
+class Accumulation:
+    """One process, or a model that no wrapper synchronises: gradients add up in ``.grad``."""
+
+    def step(self) -> AbstractContextManager[Any]:
+        """Holds all backward calls of an optimizer step."""
+        return contextlib.nullcontext()
+
+    def micro_batch(self, last: bool) -> AbstractContextManager[Any]:
+        """Holds the forward and backward pass of a micro-batch."""
+        return contextlib.nullcontext()
+
+    def backward(self, loss: Tensor, last: bool) -> None:
+        loss.backward()
+
+
+class ScaledAccumulation(Accumulation):
+    """One process with fp16 gradient scaling, through ``accelerator.backward``."""
+
+    def __init__(self, accelerator: Any) -> None:
+        self._accelerator = accelerator
+
+    def backward(self, loss: Tensor, last: bool) -> None:
+        self._accelerator.backward(loss)
+
+
+class DataParallelAccumulation(Accumulation):
+    """DistributedDataParallel: ranks are synchronised in the last backward call alone."""
+
+    def __init__(self, model: DistributedDataParallel, accelerator: Any = None) -> None:
+        self._model, self._accelerator = model, accelerator
+
+    def micro_batch(self, last: bool) -> AbstractContextManager[Any]:
+        return contextlib.nullcontext() if last else self._model.no_sync()
+
+    def backward(self, loss: Tensor, last: bool) -> None:
+        loss = loss * world_size()
+        self._accelerator.backward(loss) if self._accelerator else loss.backward()
+
+
+class CoalescedAccumulation(Accumulation):
+    """DeepSpeed ZeRO 1 to 3: gradients are reduced once, at the end of the step.
+
+    A plain sequence of ``engine.backward`` silently applies only the last micro-batch on ZeRO 1 and 2 (DeepSpeed
+    0.18 and later); inside ``coalesce_grad_reduction`` full gradients add up on every rank and are reduced when the
+    block ends.
+    """
+
+    def __init__(self, engine: Any) -> None:
+        self._engine = engine
+
+    def step(self) -> AbstractContextManager[Any]:
+        return self._engine.coalesce_grad_reduction()
+
+    def backward(self, loss: Tensor, last: bool) -> None:
+        self._engine.backward(loss * world_size(), scale_wrt_gas=False)
+
+
+class BoundaryAccumulation(Accumulation):
+    """DeepSpeed with accumulation boundaries: ZeRO 0, and the low-memory mode of ZeRO 2 and 3.
+
+    Gradients stay partitioned at the price of one reduction per micro-batch on ZeRO 2 and 3.
+    """
+
+    def __init__(self, engine: Any) -> None:
+        self._engine = engine
+
+    def backward(self, loss: Tensor, last: bool) -> None:
+        self._engine.set_gradient_accumulation_boundary(last)
+        self._engine.backward(loss * world_size(), scale_wrt_gas=False)
+
+
+def accumulation_for(model: nn.Module, accelerator: Any = None, *, low_memory: bool = False) -> Accumulation:
+    """The way that fits how ``model`` is wrapped.
+
+    Args:
+        model: a plain module, a ``DistributedDataParallel``, or a DeepSpeed engine.
+        accelerator: an ``accelerate.Accelerator`` that scales fp16 losses.
+        low_memory: reduce gradients at every micro-batch rather than hold full ones, under ZeRO 2 and 3.
+    """
+    if isinstance(model, DistributedDataParallel):
+        return DataParallelAccumulation(model, accelerator)
+    if hasattr(model, "coalesce_grad_reduction"):
+        plain = low_memory or model.zero_optimization_stage() == 0  # pyright: ignore[reportCallIssue]
+        return BoundaryAccumulation(model) if plain else CoalescedAccumulation(model)
+    return ScaledAccumulation(accelerator) if accelerator is not None else Accumulation()

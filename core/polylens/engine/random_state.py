@@ -1,0 +1,38 @@
+"""Replays dropout: the second forward pass of a micro-batch must draw what the first one drew."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(slots=True)
+class RandomState:
+    """Generator states of the CPU and of the accelerator that this process uses."""
+
+    cpu: Tensor
+    device: Tensor | None
+
+    @classmethod
+    def capture(cls) -> RandomState:
+        device = torch.get_device_module().get_rng_state() if torch.accelerator.is_available() else None
+        return cls(torch.get_rng_state(), device)
+
+    def restore(self) -> None:
+        torch.set_rng_state(self.cpu)
+        if self.device is not None:
+            torch.get_device_module().set_rng_state(self.device)
+
+    @contextlib.contextmanager
+    def replayed(self) -> Iterator[None]:
+        """Draw from this state inside the block, and from the present one after it."""
+        present = RandomState.capture()
+        self.restore()
+        try:
+            yield
+        finally:
+            present.restore()
