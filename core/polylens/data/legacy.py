@@ -1,0 +1,209 @@
+"""Reads documents in the layouts of others: the original's HDF5 and JSONL files, and BEIR's."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import h5py
+
+from polylens.data.documents import Document, IndexedDocuments, OpenFiles, check_id
+from polylens.data.records import Line, decode_base64, parse_line, scan_jsonl
+from polylens.errors import InputError
+
+__all__ = ["Hdf5Documents", "InlineDocuments", "JsonlDocuments", "document_id"]
+
+_ID_KEYS = ("_id", "id", "text_id", "sample_id", "filename")
+_HDF5_ERRORS = (OSError, KeyError, RuntimeError, ValueError, AttributeError)
+
+
+def document_id(value: Any, where: str) -> str:
+    """The id of a document or query line, under any of the names that BEIR and the original use.
+
+    Raises:
+        InputError: it has none of them, or the id is neither text nor a whole number.
+    """
+    if not isinstance(value, dict):
+        raise InputError(f"{where}: a line must be a JSON object, not {type(value).__name__}")
+    key = next((key for key in _ID_KEYS if value.get(key) is not None), None)
+    if key is None:
+        raise InputError(f"{where}: the line has no id; it is looked for under {', '.join(_ID_KEYS)}")
+    id = value[key]
+    if not isinstance(id, str | int) or isinstance(id, bool):
+        raise InputError(f"{where}: /{key}: an id must be a string, not {type(id).__name__}")
+    return check_id(str(id), where)
+
+
+def _open_hdf5(path: Path) -> h5py.File:
+    try:
+        return h5py.File(path, "r", locking=False)
+    except OSError as error:
+        raise InputError(f"{path} is not a readable HDF5 file: {error}") from error
+
+
+def _open_bytes(path: Path) -> BinaryIO:
+    try:
+        return path.open("rb")
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
+
+
+class Hdf5Documents(IndexedDocuments):
+    """The original's picture store: a group per document, named by its id, with a base64 string ``image``.
+
+    An id with ``/`` became groups within groups; it is put together again. Other data sets (``pdf``, ``source``, ...)
+    are left alone.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        file = _open_hdf5(path)
+        try:
+            ids = list(_picture_groups(file))
+        except _HDF5_ERRORS as error:
+            raise InputError(f"{path} is damaged: {error}") from error
+        finally:
+            file.close()
+        if not ids:
+            raise InputError(f"{path} has no documents: no group in it holds a data set 'image', and it is no store")
+        super().__init__(str(path), ids)
+        self._files = OpenFiles(_open_hdf5)
+
+    def _read(self, id: str, position: int) -> Document:
+        where = f"{self._path}: document {id!r}"
+        with self._files.use(self._path) as file:
+            try:
+                value = file[f"{id}/image"][()]  # type: ignore[index]
+            except _HDF5_ERRORS as error:
+                raise InputError(f"{where} cannot be read: {error}") from error
+        return Document(id, decode_base64(value, where))
+
+
+def _picture_groups(group: Any, path: str = "") -> Iterator[str]:
+    for name in group:
+        child = group.get(name)
+        if isinstance(child, h5py.Group):
+            yield from _picture_groups(child, f"{path}/{name}" if path else name)
+        elif path and name == "image":
+            yield path
+
+
+class JsonlDocuments(IndexedDocuments):
+    """A JSONL file of documents, read by file offset: only ids and offsets are held in memory.
+
+    A line has an id, and ``text`` (BEIR: also ``title``, which is put before it) or a base64 ``image``. The original
+    writes a page once per query: lines that are equal count once.
+
+    Raises:
+        InputError: a line cannot be used, or two different documents have the same id.
+    """
+
+    def __init__(self, path: Path) -> None:
+        places: dict[str, tuple[int, int, bytes, str]] = {}
+        for line in scan_jsonl(path):
+            value = parse_line(line)
+            id, content = document_id(value, line.where), _content(value)
+            _check_document(value, line.where)
+            first = places.setdefault(id, (line.offset, len(line.data), content, line.where))
+            if first[2] != content:
+                raise InputError(f"{line.where}: document {id!r} is another one than that of {first[3]}")
+        if not places:
+            raise InputError(f"{path} has no documents")
+        super().__init__(str(path), list(places))
+        self._path = path
+        self._places = [(offset, length) for offset, length, _, _ in places.values()]
+        self._files = OpenFiles(_open_bytes)
+
+    def _read(self, id: str, position: int) -> Document:
+        offset, length = self._places[position]
+        where = f"{self._path}: document {id!r}"
+        return _document(id, _line_at(self._files, self._path, offset, length, where), where)
+
+
+def _line_at(files: OpenFiles, path: Path, offset: int, length: int, where: str) -> Any:
+    with files.use(path) as file:
+        file.seek(offset)
+        data = file.read(length)
+    try:
+        return parse_line(Line(path, 0, offset, data))
+    except InputError:
+        raise InputError(f"{where}: {path} has changed since it was opened") from None
+
+
+def _check_document(value: dict, where: str) -> None:
+    image, text = _image(value), value.get("text")
+    if image is not None and not isinstance(image, str):
+        raise InputError(f"{where}: /image: must be a base64 string or null, not {type(image).__name__}")
+    if text is not None and not isinstance(text, str):
+        raise InputError(f"{where}: /text: must be a string or null, not {type(text).__name__}")
+    if not image and not _text(value):
+        raise InputError(f"{where}: the document has neither a text nor an image")
+
+
+def _image(value: dict) -> Any:
+    return value.get("image") or value.get("image_base64")
+
+
+def _text(value: dict) -> str:
+    title, text = value.get("title") or "", value.get("text") or ""
+    return f"{title} {text}".strip() if title else text
+
+
+def _content(value: dict) -> bytes:
+    content = [value.get("title"), value.get("text"), _image(value)]
+    return hashlib.blake2b(repr(content).encode(), digest_size=16).digest()
+
+
+def _document(id: str, value: dict, where: str) -> Document:
+    image = _image(value)
+    return Document(id, decode_base64(image, where) if image else None, _text(value))
+
+
+class InlineDocuments(IndexedDocuments):
+    """Documents that the original's training JSONL carries in its lines, read by file offset.
+
+    The id is a hash of the content, so that a page that stands in several lines is one document.
+    """
+
+    def __init__(self, name: str, places: dict[str, InlinePlace]) -> None:
+        super().__init__(name, list(places))
+        self._places = list(places.values())
+        self._files = OpenFiles(_open_bytes)
+
+    def _read(self, id: str, position: int) -> Document:
+        path, offset, length, pick = self._places[position]
+        value = _line_at(self._files, path, offset, length, f"document {id!r}")
+        image, text = inline_content(pick_inline(value, pick), f"document {id!r}")
+        return Document(id, image, text)
+
+
+InlinePlace = tuple[Path, int, int, tuple[str | int, ...]]
+"""File, offset and length of a line, and the keys that lead to the document in it."""
+
+
+def pick_inline(value: Any, keys: tuple[str | int, ...]) -> Any:
+    """Follow keys into a JSON value."""
+    for key in keys:
+        value = value[key]
+    return value
+
+
+def inline_content(value: dict, where: str) -> tuple[bytes | None, str]:
+    """Picture and text of an inline document or query."""
+    image = value.get("image")
+    return (decode_base64(image, where) if image else None), value.get("text") or ""
+
+
+def inline_id(image: bytes | None, text: str) -> str:
+    """The id of an inline document: a hash of its content.
+
+    >>> inline_id(None, "a page")
+    'inline-cff1ff703559c62a63ddb774cc328473'
+    """
+    digest = hashlib.blake2b(digest_size=16)
+    digest.update(len(image or b"").to_bytes(8, "big"))
+    digest.update(image or b"")
+    digest.update(text.encode("utf-8"))
+    return f"inline-{digest.hexdigest()}"

@@ -1,0 +1,160 @@
+"""Reads JSON Lines, and decides what happens to a line that cannot be used."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal
+
+from polylens.errors import InputError
+
+__all__ = ["BadRecord", "Line", "Quarantine", "decode_base64", "parse_line", "read_jsonl", "scan_jsonl"]
+
+_SURROGATE = re.compile(rb"\\u[dD][89abAB]|\\u[dD][cdefCDEF]")
+
+
+class BadRecord(InputError):
+    """A record that cannot be used, with everything that is wrong in it.
+
+    Args:
+        where: ``file:line``.
+        problems: each with the JSON pointer of what it is about.
+    """
+
+    def __init__(self, where: str, problems: Sequence[str]) -> None:
+        super().__init__(f"{where}: " + "; ".join(problems))
+        self.where, self.problems = where, list(problems)
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A line of a file: its number from 1, and the bytes it takes up."""
+
+    path: Path
+    number: int
+    offset: int
+    data: bytes
+
+    @property
+    def where(self) -> str:
+        """``file:line``, as messages name it."""
+        return f"{self.path}:{self.number}"
+
+
+def scan_jsonl(path: str | Path) -> Iterator[Line]:
+    """The lines of a file that are not blank, not yet parsed.
+
+    Raises:
+        InputError: the file cannot be read.
+    """
+    path, offset = Path(path), 0
+    try:
+        with path.open("rb") as file:
+            for number, data in enumerate(file, 1):
+                if data.strip():
+                    yield Line(path, number, offset, data)
+                offset += len(data)
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
+
+
+def parse_line(line: Line) -> Any:
+    """The JSON value of a line.
+
+    Raises:
+        InputError: it is not UTF-8, not JSON, or holds text that is not valid Unicode.
+    """
+    try:
+        text = line.data.decode("utf-8-sig" if line.offset == 0 else "utf-8")
+        value = json.loads(text, parse_constant=_refuse_constant)
+        if _SURROGATE.search(line.data):
+            json.dumps(value, ensure_ascii=False).encode("utf-8")
+    except UnicodeError as error:
+        raise InputError(f"{line.where}: not valid UTF-8 text: {error.reason}") from None  # type: ignore[attr-defined]
+    except json.JSONDecodeError as error:
+        raise InputError(f"{line.where}: not JSON: {error.msg} at column {error.colno}") from None
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{line.where}: not JSON that polylens reads: {error}") from None
+    return value
+
+
+def read_jsonl(path: str | Path) -> Iterator[tuple[int, Any]]:
+    """Line numbers (from 1) and values of a JSON Lines file; blank lines are left out.
+
+    Raises:
+        InputError: the file cannot be read, or at the first line that is not JSON.
+    """
+    for line in scan_jsonl(path):
+        yield line.number, parse_line(line)
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not a JSON number")
+
+
+def decode_base64(value: Any, where: str) -> bytes:
+    """Plain base64, without blanks, line breaks or a ``data:`` prefix, as the originals write it.
+
+    Raises:
+        InputError: it is anything else.
+    """
+    if not isinstance(value, str | bytes):
+        raise InputError(f"{where}: a picture must be a base64 string, not {type(value).__name__}")
+    try:
+        data = base64.b64decode(value, validate=True)
+    except (binascii.Error, ValueError) as error:
+        hint = "; leave out the 'data:...;base64,' prefix" if str(value[:5]) in ("data:", "b'data:'") else ""
+        raise InputError(f"{where}: the picture is not valid base64: {error}{hint}") from None
+    if not data:
+        raise InputError(f"{where}: the picture is empty")
+    return data
+
+
+class Quarantine:
+    """What happens to a bad record: an ``InputError`` at once, or a line in a file and on with the next.
+
+    A quarantined line holds ``where`` (``file:line``), the ``reason`` and the ``record`` as it was read; see
+    ``schemas/quarantine.schema.json``. The file appears when the first bad record does. Use it as a context manager.
+
+    Args:
+        mode: ``error`` or ``quarantine``.
+        path: of the file, needed for ``quarantine``. An earlier file of this name is replaced.
+
+    Attributes:
+        count: bad records so far.
+    """
+
+    def __init__(self, mode: Literal["error", "quarantine"], path: Path | None = None) -> None:
+        if mode == "quarantine" and path is None:
+            raise InputError("bad records can only be set aside if a quarantine file is named")
+        self._path = path if mode == "quarantine" else None
+        self._file: Any = None
+        self.count = 0
+
+    def add(self, line: Line, error: InputError) -> None:
+        """Set a line aside, or raise its error."""
+        self.count += 1
+        if self._path is None:
+            raise error
+        if self._file is None:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = self._path.open("w", encoding="utf-8")
+        record = line.data.decode("utf-8", errors="replace").rstrip("\r\n")
+        entry = {"where": line.where, "reason": str(error), "record": record}
+        self._file.write(json.dumps(entry, ensure_ascii=False) + "\n")
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+
+    def __enter__(self) -> Quarantine:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        self.close()

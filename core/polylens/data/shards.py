@@ -1,0 +1,257 @@
+"""One file of the document store.
+
+An HDF5 file with five one-dimensional, resizable data sets. Entry ``i`` of the last four belongs to document ``i``:
+
+- ``blob``: uint8, 64 KiB chunks, not compressed: for each document its picture file, then its text in UTF-8.
+- ``end``: uint64, where the document ends in ``blob``; it begins where the one before ends.
+- ``text_bytes``: uint32, how many of its last bytes are text.
+- ``crc32``: uint32, of the id in UTF-8 followed by the document's bytes.
+- ``id``: UTF-8 strings.
+
+A shard is written as ``<name>.h5.tmp`` and renamed when it is complete, so a ``.h5`` file is always whole. It is
+written with HDF5's oldest format: a file of the newest one cannot be opened again after its writer was killed.
+"""
+
+from __future__ import annotations
+
+import os
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from polylens.data.documents import Document
+from polylens.errors import InputError
+
+__all__ = ["FORMAT", "ShardReader", "ShardWriter", "document_crc", "is_shard"]
+
+FORMAT = 1
+"""Version of this layout, kept in the attribute ``polylens_format``."""
+
+_CHUNK = 64 * 1024
+_INDEX = {"end": np.uint64, "text_bytes": np.uint32, "crc32": np.uint32}
+_HDF5_ERRORS = (OSError, KeyError, RuntimeError, ValueError, TypeError, UnicodeDecodeError)
+
+
+def document_crc(id: str, data: bytes) -> int:
+    """The checksum that guards a document: its id and its bytes."""
+    return zlib.crc32(data, zlib.crc32(id.encode("utf-8")))
+
+
+def is_shard(path: Path) -> bool:
+    """Whether an HDF5 file is one of ours, by the attribute that every shard carries."""
+    try:
+        with h5py.File(path, "r", locking=False) as file:
+            return "polylens_format" in file.attrs
+    except OSError as error:
+        raise InputError(f"{path} is not a readable HDF5 file: {error}") from error
+
+
+class ShardReader:
+    """A complete shard.
+
+    Raises:
+        InputError: the file is damaged, or of a newer format.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            # A finished shard is never written again; locks fail on some network file systems.
+            self._file = h5py.File(path, "r", locking=False)
+            _check_format(self._file, path)
+            self._blob: Any = self._file["blob"]
+            self._ends, self._text_bytes, self._crcs = (self._file[name][()] for name in _INDEX)  # type: ignore[index]
+        except _HDF5_ERRORS as error:
+            raise InputError(f"the document store's file {path} is damaged: {error}") from error
+        self._check_index()
+
+    def ids(self) -> list[str]:
+        """Ids in stored order."""
+        try:
+            return [value.decode("utf-8") for value in self._file["id"][()]]  # type: ignore[index]
+        except _HDF5_ERRORS as error:
+            raise InputError(f"the document store's file {self.path} is damaged: {error}") from error
+
+    def read(self, id: str, position: int) -> Document:
+        """The document at ``position``; its checksum is verified against ``id``."""
+        start = int(self._ends[position - 1]) if position else 0
+        try:
+            data = self._blob[start : int(self._ends[position])].tobytes()
+        except _HDF5_ERRORS as error:
+            raise InputError(f"document {id!r} in {self.path} cannot be read: {error}") from error
+        if document_crc(id, data) != self._crcs[position]:
+            raise InputError(f"document {id!r} in {self.path} is damaged: its checksum does not match")
+        cut = len(data) - int(self._text_bytes[position])
+        return Document(id, data[:cut] or None, data[cut:].decode("utf-8"))
+
+    def close(self) -> None:
+        self._file.close()
+
+    def _check_index(self) -> None:
+        ends = self._ends.astype(np.int64)
+        lengths = np.diff(ends, prepend=0)
+        counts = {len(self._ends), len(self._text_bytes), len(self._crcs), len(self._file["id"])}  # type: ignore[arg-type]
+        whole = len(counts) == 1 and (lengths >= self._text_bytes).all() and (ends <= len(self._blob)).all()
+        if not whole:
+            raise InputError(f"the document store's file {self.path} is damaged: its index does not fit its content")
+
+
+def _check_format(file: h5py.File, path: Path) -> None:
+    found = int(file.attrs.get("polylens_format", 0))  # type: ignore[arg-type]
+    if found != FORMAT:
+        raise InputError(f"{path} has document store format {found}; this version of polylens reads format {FORMAT}")
+
+
+class ShardWriter:
+    """Appends documents to ``<path>.tmp``; ``finish`` makes it ``path``.
+
+    An unfinished file of a killed writer is taken up again: every document in it is checked, and what follows the
+    last whole one is cut off.
+
+    Args:
+        path: of the finished shard.
+        flush_bytes: documents are held in memory up to this size, then written: data first, index after it.
+    """
+
+    def __init__(self, path: Path, *, flush_bytes: int = 16 * 2**20) -> None:
+        self.path, self._flush_bytes = path, flush_bytes
+        self._temporary = path.with_name(path.name + ".tmp")
+        self._pending: list[tuple[str, bytes, int]] = []
+        self._pending_bytes = 0
+        self._file = _open_for_writing(self._temporary)
+        self.ids: list[str] = self._recover()
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def write(self, document: Document) -> None:
+        """Append a document whose id is new."""
+        text = document.text.encode("utf-8")
+        data = (document.image or b"") + text
+        self._pending.append((document.id, data, len(text)))
+        self._pending_bytes += len(data)
+        self.ids.append(document.id)
+        if self._pending_bytes >= self._flush_bytes:
+            self.flush()
+
+    def flush(self) -> None:
+        """Hand everything to the operating system: from here on a kill loses none of it."""
+        if not self._pending:
+            return
+        ids, blobs, text_bytes = zip(*self._pending, strict=True)
+        start = self._end()
+        self._append("blob", np.frombuffer(b"".join(blobs), dtype=np.uint8), at=start)
+        self._file.flush()
+        ends = start + np.cumsum([len(data) for data in blobs], dtype=np.uint64)
+        crcs = [document_crc(id, data) for id, data, _ in self._pending]
+        for name, values in (("end", ends), ("text_bytes", text_bytes), ("crc32", crcs), ("id", ids)):
+            self._append(name, values)
+        self._file.flush()
+        self._pending, self._pending_bytes = [], 0
+
+    def finish(self) -> None:
+        """Write what is left, make it last through a power cut, and give the shard its final name."""
+        self.flush()
+        self._file.close()
+        _sync(self._temporary)
+        os.replace(self._temporary, self.path)
+        _sync(self.path.parent)
+
+    def abandon(self) -> None:
+        """Close without finishing; the next writer takes the file up where its last whole document ends."""
+        self._pending, self._pending_bytes = [], 0
+        self._file.close()
+
+    def discard(self) -> None:
+        """Close and delete: for a shard in which nothing was written."""
+        self.abandon()
+        self._temporary.unlink()
+
+    def _end(self) -> int:
+        ends: Any = self._file["end"]
+        return int(ends[-1]) if len(ends) else 0
+
+    def _append(self, name: str, values: Any, at: int | None = None) -> None:
+        dataset: Any = self._file[name]
+        start = len(dataset) if at is None else at
+        dataset.resize((start + len(values),))
+        if len(values):
+            dataset[start:] = values
+
+    def _recover(self) -> list[str]:
+        file: Any = self._file
+        count = min(len(file[name]) for name in (*_INDEX, "id"))
+        ids = []
+        for position in range(count):
+            id = _whole_document(file, position)
+            if id is None:
+                break
+            ids.append(id)
+        for name in (*_INDEX, "id"):
+            file[name].resize((len(ids),))
+        file["blob"].resize((self._end(),))
+        return ids
+
+
+def _whole_document(file: Any, position: int) -> str | None:
+    try:
+        id = file["id"][position].decode("utf-8")
+        start = int(file["end"][position - 1]) if position else 0
+        end = int(file["end"][position])
+        if not (id and start <= end <= len(file["blob"])):
+            return None
+        data = file["blob"][start:end].tobytes()
+        return id if document_crc(id, data) == int(file["crc32"][position]) else None
+    except _HDF5_ERRORS:
+        return None
+
+
+def _open_for_writing(path: Path) -> h5py.File:
+    if path.exists():
+        try:
+            file = h5py.File(path, "r+")
+            if {"blob", "id", *_INDEX} <= set(file):
+                return file
+            file.close()
+        except BlockingIOError:
+            raise InputError(f"another process is writing {path}") from None
+        except (OSError, RuntimeError):
+            pass  # Killed before its first flush: nothing in it can be read.
+    return _create(path)
+
+
+def _create(path: Path) -> h5py.File:
+    file = h5py.File(path, "w")
+    file.attrs["polylens_format"] = FORMAT
+    file.create_dataset("blob", (0,), np.uint8, maxshape=(None,), chunks=(_CHUNK,))
+    for name, kind in _INDEX.items():
+        file.create_dataset(name, (0,), kind, maxshape=(None,), chunks=(1024,))
+    file.create_dataset("id", (0,), h5py.string_dtype("utf-8"), maxshape=(None,), chunks=(1024,))
+    file.flush()
+    return file
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def shard_name(prefix: str, number: int) -> str:
+    """The file name of a shard.
+
+    >>> shard_name("documents", 17)
+    'documents-00017.h5'
+    """
+    return f"{prefix}-{number:05d}.h5"
+
+
+def sealed_shards(folder: Path) -> Sequence[Path]:
+    """The finished shards of a folder, in order of name."""
+    return sorted(folder.glob("*.h5"))
