@@ -237,6 +237,8 @@ class Batch:
         costs: int64 [B], visual and text tokens of each row.
         features: what the vision tower made of each crop ([L_i, D] each), in place of ``pixels``.
         rows: further tensors with one entry a row.
+        crop_sizes: int64 [N, 2], height and width of each crop in pixels: with ``features``, all that is left of the
+            shape of a crop.
     """
 
     ids: list[str]
@@ -250,6 +252,7 @@ class Batch:
     costs: Tensor
     features: list[Tensor] | None = None
     rows: dict[str, Tensor] = field(default_factory=dict)
+    crop_sizes: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -267,6 +270,7 @@ class Batch:
         columns = self.attention_mask[index].any(dim=0)
         crops = [i for row in rows for i in (self.crop_rows == row).nonzero().flatten().tolist()]
         owners = [i for i, row in enumerate(rows) for _ in range(int((self.crop_rows == row).sum()))]
+        chosen = torch.tensor(crops, dtype=torch.long, device=index.device)
         return Batch(
             ids=[self.ids[row] for row in rows],
             input_ids=self.input_ids[index][:, columns],
@@ -275,10 +279,11 @@ class Batch:
             visual_mask=self.visual_mask[index][:, columns],
             pixels=[self.pixels[i] for i in crops] if self.features is None else [],
             crop_rows=torch.tensor(owners, dtype=torch.long, device=index.device),
-            crop_tokens=self.crop_tokens[torch.tensor(crops, dtype=torch.long, device=index.device)],
+            crop_tokens=self.crop_tokens[chosen],
             costs=self.costs[index],
             features=None if self.features is None else [self.features[i] for i in crops],
             rows={name: value[index] for name, value in self.rows.items()},
+            crop_sizes=None if self.crop_sizes is None else self.crop_sizes[chosen],
         )
 
     def to(self, device: Any, *, non_blocking: bool = False) -> Batch:
@@ -299,6 +304,7 @@ class Batch:
             costs=move(self.costs),
             features=None if self.features is None else [move(feature) for feature in self.features],
             rows={name: move(value) for name, value in self.rows.items()},
+            crop_sizes=None if self.crop_sizes is None else move(self.crop_sizes),
         )
 
 

@@ -33,6 +33,7 @@ class PaddingCollator:
         if not examples:
             raise ValueError("a batch needs at least one example")
         crops = [(row, count) for row, example in enumerate(examples) for count in example.crop_tokens]
+        sizes = [tuple(crop.shape[-2:]) for example in examples for crop in example.pixels]
         names = examples[0].rows.keys()
         return Batch(
             ids=[example.id for example in examples],
@@ -45,6 +46,7 @@ class PaddingCollator:
             crop_tokens=torch.tensor([count for _, count in crops], dtype=torch.long),
             costs=torch.tensor([example.cost for example in examples], dtype=torch.long),
             rows={n: torch.stack([torch.as_tensor(e.rows[n]) for e in examples]) for n in names},
+            crop_sizes=torch.tensor(sizes, dtype=torch.long).view(-1, 2),
         )
 
     def _pad(self, rows: Sequence[Tensor], value: int | bool) -> Tensor:

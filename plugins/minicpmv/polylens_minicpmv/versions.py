@@ -1,0 +1,48 @@
+"""Which MiniCPM-V a ``config.json`` describes. It follows from the file's content alone, never from its path."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from polylens.errors import InputError
+
+MODEL_TYPE = "minicpmv"
+SUPPORTED = "2.0"
+
+
+def detect_version(config: Mapping[str, Any]) -> str | None:
+    """``2.0``, ``2.5``, ``2.6`` or a later number; ``None`` if the file is not a MiniCPM-V's.
+
+    All versions share ``model_type``. Only 2.5 (since July 2024) and later say their ``version``; 2.0 alone names its
+    vision tower in a flat ``vision_encoder``, where the later ones have ``vision_config`` and ``slice_config``.
+
+    >>> detect_version({"model_type": "minicpmv", "version": 2.6})
+    '2.6'
+    >>> detect_version({"model_type": "minicpmv", "vision_encoder": "vit_so400m_patch14_siglip_384.webli"})
+    '2.0'
+    >>> detect_version({"model_type": "llama"})
+    """
+    if config.get("model_type") != MODEL_TYPE:
+        return None
+    if config.get("version") is not None:
+        return str(config["version"])
+    if "vision_config" in config or "slice_config" in config:
+        return "2.5"
+    published = config.get("hidden_size") == 2304 and config.get("query_num") == 64
+    return "2.0" if published or "vision_encoder" in config else "2.5"
+
+
+def is_supported(config: Mapping[str, Any]) -> bool:
+    """Whether this release reads the checkpoint.
+
+    Raises:
+        InputError: it is a MiniCPM-V of another version.
+    """
+    version = detect_version(config)
+    if version not in (None, SUPPORTED):
+        raise InputError(
+            f"config.json describes MiniCPM-V {version}; this release of the plugin 'minicpmv' reads "
+            f"MiniCPM-V {SUPPORTED} (openbmb/MiniCPM-V-2). Use a {SUPPORTED} checkpoint, or a plugin that reads {version}"
+        )
+    return version == SUPPORTED
