@@ -49,8 +49,13 @@ def _from_sentencepiece(folder: Path) -> PreTrainedTokenizerBase:
 
 def _require_image_tokens(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     vocabulary = tokenizer.get_vocab()
-    missing = [token for token in (SLOT, *IMAGE_TOKENS) if token not in vocabulary]
+    missing = [token for token in (SLOT, *IMAGE_TOKENS) if not _is_one_token(tokenizer, vocabulary, token)]
     if missing:
         raise InputError(
-            f"the tokenizer in {folder} lacks the image tokens {' '.join(missing)}; it is not a tokenizer of MiniCPM-V 2.0"
+            f"the tokenizer in {folder} lacks the image tokens {' '.join(missing)}; MiniCPM-V 2.0 needs each of them "
+            "as one special token"
         )
+
+
+def _is_one_token(tokenizer: PreTrainedTokenizerBase, vocabulary: dict[str, int], token: str) -> bool:
+    return tokenizer.encode(token, add_special_tokens=False) == [vocabulary.get(token)]
