@@ -61,10 +61,10 @@ class ShardReader:
         self.path = path
         try:
             # A finished shard is never written again; locks fail on some network file systems.
-            self._file = h5py.File(path, "r", locking=False)
+            self._file: Any = h5py.File(path, "r", locking=False)
             _check_format(self._file, path)
-            self._blob: Any = self._file["blob"]
-            self._ends, self._text_bytes, self._crcs = (self._file[name][()] for name in _INDEX)  # type: ignore[index]
+            self._blob = self._file["blob"]
+            self._ends, self._text_bytes, self._crcs = (self._file[name][()] for name in _INDEX)
         except _HDF5_ERRORS as error:
             raise InputError(f"the document store's file {path} is damaged: {error}") from error
         self._check_index()
@@ -72,7 +72,7 @@ class ShardReader:
     def ids(self) -> list[str]:
         """Ids in stored order."""
         try:
-            return [value.decode("utf-8") for value in self._file["id"][()]]  # type: ignore[index]
+            return [value.decode("utf-8") for value in self._file["id"][()]]
         except _HDF5_ERRORS as error:
             raise InputError(f"the document store's file {self.path} is damaged: {error}") from error
 
@@ -94,14 +94,14 @@ class ShardReader:
     def _check_index(self) -> None:
         ends = self._ends.astype(np.int64)
         lengths = np.diff(ends, prepend=0)
-        counts = {len(self._ends), len(self._text_bytes), len(self._crcs), len(self._file["id"])}  # type: ignore[arg-type]
+        counts = {len(self._ends), len(self._text_bytes), len(self._crcs), len(self._file["id"])}
         whole = len(counts) == 1 and (lengths >= self._text_bytes).all() and (ends <= len(self._blob)).all()
         if not whole:
             raise InputError(f"the document store's file {self.path} is damaged: its index does not fit its content")
 
 
-def _check_format(file: h5py.File, path: Path) -> None:
-    found = int(file.attrs.get("polylens_format", 0))  # type: ignore[arg-type]
+def _check_format(file: Any, path: Path) -> None:
+    found = int(file.attrs.get("polylens_format", 0))
     if found != FORMAT:
         raise InputError(f"{path} has document store format {found}; this version of polylens reads format {FORMAT}")
 
@@ -122,7 +122,7 @@ class ShardWriter:
         self._temporary = path.with_name(path.name + ".tmp")
         self._pending: list[tuple[str, bytes, int]] = []
         self._pending_bytes = 0
-        self._file = _open_for_writing(self._temporary)
+        self._file: Any = _open_for_writing(self._temporary)
         self.ids: list[str] = self._recover()
 
     def __len__(self) -> int:
@@ -172,18 +172,18 @@ class ShardWriter:
         self._temporary.unlink()
 
     def _end(self) -> int:
-        ends: Any = self._file["end"]
+        ends = self._file["end"]
         return int(ends[-1]) if len(ends) else 0
 
     def _append(self, name: str, values: Any, at: int | None = None) -> None:
-        dataset: Any = self._file[name]
+        dataset = self._file[name]
         start = len(dataset) if at is None else at
         dataset.resize((start + len(values),))
         if len(values):
             dataset[start:] = values
 
     def _recover(self) -> list[str]:
-        file: Any = self._file
+        file = self._file
         count = min(len(file[name]) for name in (*_INDEX, "id"))
         ids = []
         for position in range(count):

@@ -1,0 +1,137 @@
+"""Programs that draw PDF pages, behind one interface.
+
+PyMuPDF is under the AGPL, PDFium under BSD and Apache licences: choosing ``pdfium`` never imports PyMuPDF. Both are
+fast in one thread only, and PyMuPDF starts threads when it is imported: use them in processes of their own (spawned,
+not forked).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+from PIL import Image
+
+from polylens.errors import InputError
+
+__all__ = ["RENDERERS", "PageRenderer", "open_pdf"]
+
+
+class PageRenderer(Protocol):
+    """An open PDF. Pages count from 0."""
+
+    def __len__(self) -> int: ...
+
+    def size(self, page: int) -> tuple[float, float]:
+        """Width and height of a page as it is shown, in points (1/72 inch)."""
+        ...
+
+    def render(self, page: int, scale: float) -> Image.Image:
+        """The page in RGB on white, ``scale`` pixels a point."""
+        ...
+
+    def close(self) -> None: ...
+
+
+def open_pdf(renderer: str, path: Path) -> PageRenderer:
+    """Open a PDF with ``pymupdf`` or ``pdfium``.
+
+    Raises:
+        InputError: with the reason: it is damaged, encrypted, or has no pages.
+    """
+    try:
+        pdf = RENDERERS[renderer](path)
+    except OSError as error:
+        raise InputError(f"cannot be read: {error.strerror or error}") from error
+    if not len(pdf):
+        pdf.close()
+        raise InputError("has no pages")
+    return pdf
+
+
+def _file_or_bytes(path: Path) -> str | bytes:
+    """The path, or the content of a file whose name is not valid UTF-8 and so cannot be given to a C library."""
+    if not os.path.getsize(path):
+        raise InputError("is empty")
+    with path.open("rb") as file:
+        try:
+            return str(path.absolute()).encode("utf-8").decode("utf-8")
+        except UnicodeEncodeError:
+            return file.read()
+
+
+class _PyMuPdf:
+    def __init__(self, path: Path) -> None:
+        import pymupdf
+
+        self._mupdf: Any = pymupdf
+        # Damage is reported by exceptions; MuPDF would also print every repair.
+        pymupdf.TOOLS.mupdf_display_errors(False)
+        pymupdf.TOOLS.mupdf_display_warnings(False)
+        self._errors = (pymupdf.mupdf.FzErrorBase, RuntimeError, ValueError)
+        source = _file_or_bytes(path)
+        given: dict[str, Any] = {"stream": source} if isinstance(source, bytes) else {"filename": source}
+        self._pdf = self._guard("is no readable PDF", lambda: pymupdf.open(filetype="pdf", **given))
+        if self._pdf.needs_pass:
+            self.close()
+            raise InputError("is encrypted and needs a password")
+
+    def __len__(self) -> int:
+        return self._guard("has no readable page tree", lambda: self._pdf.page_count)
+
+    def size(self, page: int) -> tuple[float, float]:
+        rect = self._guard("has no size", lambda: self._pdf[page].rect)
+        return rect.width, rect.height
+
+    def render(self, page: int, scale: float) -> Image.Image:
+        matrix = self._mupdf.Matrix(scale, scale)
+        pixels = self._guard("cannot be drawn", lambda: self._pdf[page].get_pixmap(matrix=matrix, alpha=False))
+        return Image.frombytes("RGB", (pixels.width, pixels.height), pixels.samples_mv)
+
+    def close(self) -> None:
+        self._pdf.close()
+
+    def _guard(self, what: str, call: Callable[[], Any]) -> Any:
+        try:
+            return call()
+        except self._errors as error:
+            raise InputError(f"{what}: {error}") from error
+
+
+class _Pdfium:
+    def __init__(self, path: Path) -> None:
+        try:
+            import pypdfium2
+        except ImportError:
+            raise InputError("the renderer 'pdfium' needs pypdfium2: pip install 'polylens[pdfium]'") from None
+        self._error = pypdfium2.PdfiumError
+        self._pdf = self._guard("is no readable PDF", lambda: pypdfium2.PdfDocument(_file_or_bytes(path)))
+        self._pdf.init_forms()
+
+    def __len__(self) -> int:
+        return len(self._pdf)
+
+    def size(self, page: int) -> tuple[float, float]:
+        return self._guard("has no size", lambda: self._pdf[page].get_size())
+
+    def render(self, page: int, scale: float) -> Image.Image:
+        def draw() -> Image.Image:
+            return self._pdf[page].render(scale=scale, rev_byteorder=True).to_pil().convert("RGB")
+
+        return self._guard("cannot be drawn", draw)
+
+    def close(self) -> None:
+        self._pdf.close()
+
+    def _guard(self, what: str, call: Callable[[], Any]) -> Any:
+        try:
+            return call()
+        except self._error as error:
+            if "password" in str(error).lower():
+                raise InputError("is encrypted and needs a password") from error
+            raise InputError(f"{what}: {error}") from error
+
+
+RENDERERS: dict[str, Callable[[Path], PageRenderer]] = {"pymupdf": _PyMuPdf, "pdfium": _Pdfium}
