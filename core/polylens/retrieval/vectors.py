@@ -71,11 +71,15 @@ class MemoryVectors:
     Args:
         ids: one per row.
         values: [n, D], any float type and device; kept as float32 on the CPU.
+
+    Raises:
+        InputError: an id occurs twice, or the shapes do not agree.
     """
 
     def __init__(self, ids: Sequence[str], values: Tensor) -> None:
         if values.ndim != 2 or len(values) != len(ids):
             raise InputError(f"{len(ids)} ids need vectors of shape [{len(ids)}, D], not {list(values.shape)}")
+        _digest(ids)
         self._ids = ids
         self._values = values.detach().to("cpu", torch.float32).contiguous()
 

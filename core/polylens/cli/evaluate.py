@@ -1,0 +1,65 @@
+"""``polylens evaluate retrieval``: a run, or vectors, against relevance judgements."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from polylens.cli.search import add_search_arguments, search_options
+from polylens.retrieval.metrics import MEASURES
+
+if TYPE_CHECKING:
+    from polylens.retrieval.metrics import Evaluation
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.description = "Measure a model against what is known to be right."
+    tasks = parser.add_subparsers(dest="task", metavar="TASK", required=True)
+    _add_retrieval(tasks.add_parser("retrieval", help="nDCG, MRR, recall, MAP of a run or of vectors"))
+
+
+def _add_retrieval(parser: argparse.ArgumentParser) -> None:
+    parser.description = "Measure a run, or the search of query vectors in document vectors. All judged queries count."
+    judgements = parser.add_mutually_exclusive_group(required=True)
+    judgements.add_argument("--qrels", type=Path, help="judgements: TREC (4 columns) or BEIR (3 columns)")
+    judgements.add_argument("--beir", type=Path, metavar="DIR", help="BEIR folder that holds the judgements")
+    parser.add_argument("--split", default="test", help="split of the BEIR folder (default: test)")
+    parser.add_argument("--run", dest="run_file", type=Path, help="run file (TREC)")
+    parser.add_argument("--queries", type=Path, help="folder of query vectors, in place of --run")
+    parser.add_argument("--corpus", type=Path, help="folder of document vectors, in place of --run")
+    parser.add_argument("--k", type=int, default=100, help="documents per query to search, at least (default: 100)")
+    parser.add_argument("--measures", nargs="+", default=MEASURES, metavar="M", help=f"default: {' '.join(MEASURES)}")
+    parser.add_argument("--output", type=Path, help="write means and counts as JSON")
+    parser.add_argument("--per-query", type=Path, metavar="FILE", help="write the values of each query, tab-separated")
+    add_search_arguments(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    from polylens.retrieval.evaluation import Sources, evaluate_files
+    from polylens.retrieval.metrics import save_per_query, save_result
+
+    sources = Sources(args.qrels, args.beir, args.split, args.run_file, args.queries, args.corpus)
+    result = evaluate_files(sources, args.measures, search_options(args, args.k))
+    if args.output:
+        save_result(args.output, result, **sources.named())
+    if args.per_query:
+        save_per_query(args.per_query, result["per_query"])
+    _print(result)
+    written = " and ".join(str(path) for path in (args.output, args.per_query) if path)
+    print(f"{result['queries']} queries measured" + (f", written to {written}" if written else ""))  # noqa: T201
+    return 0
+
+
+def _print(result: Evaluation) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("measure", "mean over all judged queries")
+    for name, value in result["mean"].items():
+        table.add_row(name, f"{value:.4f}")
+    console = Console()
+    console.print(table)
+    for key in ("queries_without_results", "queries_without_relevant", "ignored_queries"):
+        if result[key]:
+            console.print(f"{key.replace('_', ' ')}: {result[key]}", highlight=False)
