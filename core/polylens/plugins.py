@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import EntryPoint, entry_points
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pluggy
@@ -77,9 +79,33 @@ def _manager(modules: list[Any]) -> pluggy.PluginManager:
     manager = pluggy.PluginManager(hookspecs.PROJECT)
     manager.add_hookspecs(hookspecs)
     for module in modules:  # the last one registered answers first
-        manager.register(module)
+        manager.register(_hooks(module), name=getattr(module, "__name__", None))
     try:
         manager.check_pending()
     except pluggy.PluginValidationError as error:
-        raise InputError(f"plugin {error.plugin!r} does not fit polylens: {error}") from error
+        name = getattr(error.plugin, "__name__", error.plugin)
+        raise InputError(f"plugin {name} does not fit polylens: {error}") from error
     return manager
+
+
+@cache
+def _hooks(plugin: Any) -> Any:
+    """The hooks of a plugin as they are when it is first seen.
+
+    Importing a submodule ``tokenizer`` sets the attribute ``tokenizer`` of its package, and so would hide the hook of
+    that name from then on.
+
+    Raises:
+        InputError: that has happened before polylens saw the plugin.
+    """
+    if not isinstance(plugin, ModuleType):
+        return plugin
+    names = (name for name, value in vars(hookspecs).items() if hasattr(value, f"{hookspecs.PROJECT}_spec"))
+    hidden = [name for name in names if isinstance(getattr(plugin, name, None), ModuleType)]
+    if hidden:
+        where = f"{plugin.__name__}.{hidden[0]}"
+        raise InputError(
+            f"plugin {plugin.__name__}: the module {where} hides the hook of that name; rename the module"
+        )
+    marked = {name: value for name, value in vars(plugin).items() if hasattr(value, f"{hookspecs.PROJECT}_impl")}
+    return SimpleNamespace(__name__=plugin.__name__, **marked)

@@ -1,0 +1,117 @@
+"""The command ``polylens``: finds the module of a sub-command, runs it, and turns errors into exit codes.
+
+A sub-command is a module ``polylens.cli.<name>`` with ``add_arguments(parser)`` and ``run(args) -> int``. Only the one
+that was named is imported, so that ``polylens --help`` stays quick.
+
+Exit codes: 0 done; 1 the work was done and its answer is no (``plugins check``); 2 the input cannot be used; 130
+interrupted; 141 the reader of the output went away.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from typing import NoReturn
+
+from polylens.errors import InputError, closest
+
+COMMANDS = {
+    "train": "train a retriever",
+    "encode": "turn documents or queries into vectors",
+    "search": "find the documents of each query, exactly",
+    "evaluate": "measure a run against relevance judgements",
+    "data": "render, pair, check and show data",
+    "plugins": "list and check plugins",
+}
+
+_LOCAL_RANK = re.compile(r"--local[-_]rank=\d+")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command line and return its exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        code = _dispatch(_without_local_rank(arguments))
+        sys.stdout.flush()
+        return code
+    except InputError as error:
+        print(_report(str(error)), file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("polylens: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter flushes once more at exit
+        return 141
+
+
+class Parser(argparse.ArgumentParser):
+    """Reports a wrong command line as ``InputError``, like any other bad input."""
+
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"{message}; see {self.prog} --help")
+
+
+def _dispatch(argv: list[str]) -> int:
+    if not argv or argv[0] in ("-h", "--help"):
+        print(_overview())
+        return 0
+    if argv[0] == "--version":
+        import polylens
+
+        print(f"polylens {polylens.__version__}")
+        return 0
+    name = argv[0]
+    if name not in COMMANDS:
+        raise InputError(f"unknown command {name!r}{closest(name, COMMANDS)}; commands: {', '.join(COMMANDS)}")
+    module = import_module(f"polylens.cli.{name}")
+    parser = Parser(
+        prog=f"polylens {name}", description=module.__doc__, allow_abbrev=False, conflict_handler="resolve"
+    )
+    module.add_arguments(parser)
+    return module.run(_parse(parser, argv[1:]))
+
+
+def _parse(parser: Parser, argv: list[str]) -> argparse.Namespace:
+    """Arguments of a command. One that reads its own (``train``) has set ``rest`` and finds them there."""
+    args, rest = parser.parse_known_args(argv)
+    if rest and not hasattr(args, "rest"):
+        hint = closest(rest[0].partition("=")[0], _options(parser))
+        raise InputError(f"unknown argument {rest[0]!r}{hint}; see {parser.prog} --help")
+    if hasattr(args, "rest"):
+        args.rest = rest
+    return args
+
+
+def _options(parser: argparse.ArgumentParser) -> list[str]:
+    """Every option of a parser and of its sub-parsers."""
+    found = []
+    for action in parser._actions:
+        found += action.option_strings
+        if isinstance(action, argparse._SubParsersAction):
+            found += [option for child in action.choices.values() for option in _options(child)]
+    return found
+
+
+def _without_local_rank(argv: list[str]) -> list[str]:
+    """``deepspeed`` puts ``--local_rank=N`` before everything else; the environment says the same."""
+    return argv[1:] if argv and _LOCAL_RANK.fullmatch(argv[0]) else argv
+
+
+def _report(message: str, limit: int = 160) -> str:
+    """Rank 0 says everything, the others one short line: most errors are the same on all ranks."""
+    rank = os.environ.get("RANK", "0")
+    if rank == "0":
+        return f"polylens: error: {message}"
+    line = " ".join(message.split())
+    return f"polylens: rank {rank}: error: {line if len(line) <= limit else line[: limit - 1] + '…'}"
+
+
+def _overview() -> str:
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}}  {text}" for name, text in COMMANDS.items()]
+    return "\n".join(["usage: polylens COMMAND [ARGUMENTS]", "", *lines, "", "polylens COMMAND --help says more."])

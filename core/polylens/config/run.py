@@ -55,6 +55,7 @@ class GradientCacheConfig:
     """How a batch is cut into micro-batches; the gradient does not depend on it.
 
     Args:
+        enable: off, a batch is one micro-batch: one pass, and memory for all of its rows.
         micro_batch_size: rows (queries or documents) of one forward pass.
         micro_batch_tokens: padded tokens of one forward pass (rows x longest row), instead of a number of rows.
         sort_by_cost: put rows of like length together, which saves padding.
@@ -62,6 +63,7 @@ class GradientCacheConfig:
             fit is decoded again.
     """
 
+    enable: bool = True
     micro_batch_size: int | None = None
     micro_batch_tokens: int | None = None
     sort_by_cost: bool = True
