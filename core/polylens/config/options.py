@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypeVar
 
 from polylens.errors import InputError, closest
@@ -67,3 +67,22 @@ def _convert(kind: Any, value: Any, where: str) -> Any:
         return value
     allowed = " | ".join(map(str, args)) if origin is Literal else str(getattr(kind, "__name__", kind))
     raise InputError(f"{where} is {value!r}, not {allowed}")
+
+
+def assignments(given: Sequence[str]) -> dict[str, Any]:
+    """``NAME=VALUE`` arguments as a mapping; values are read as YAML, and dots nest.
+
+    >>> assignments(["max_slice_nums=4", "compat.original_targets=true"])
+    {'max_slice_nums': 4, 'compat': {'original_targets': True}}
+    """
+    from jsonargparse import get_loader
+
+    from polylens.config.files import merge, nested
+
+    found: dict[str, Any] = {}
+    for item in given:
+        name, equals, value = item.partition("=")
+        if not name or not equals:
+            raise InputError(f"{item!r} is not NAME=VALUE, such as max_slice_nums=4")
+        found = merge(found, nested(name, get_loader("yaml")(value)))
+    return found

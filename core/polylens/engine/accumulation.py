@@ -86,6 +86,24 @@ class BoundaryAccumulation(Accumulation):
         self._engine.backward(loss * world_size(), scale_wrt_gas=False)
 
 
+class Part(Accumulation):
+    """One of several global batches of an optimizer step, within the ``step`` block of the whole.
+
+    Args:
+        share: weight of its loss.
+        last: whether the step ends with it.
+    """
+
+    def __init__(self, whole: Accumulation, *, share: float, last: bool) -> None:
+        self._whole, self._share, self._last = whole, share, last
+
+    def micro_batch(self, last: bool) -> AbstractContextManager[Any]:
+        return self._whole.micro_batch(last and self._last)
+
+    def backward(self, loss: Tensor, last: bool) -> None:
+        self._whole.backward(loss * self._share, last and self._last)
+
+
 def accumulation_for(model: nn.Module, accelerator: Any = None, *, low_memory: bool = False) -> Accumulation:
     """The way that fits how ``model`` is wrapped.
 

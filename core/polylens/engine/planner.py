@@ -6,6 +6,7 @@ gradient does not depend on it: representations carry their positions.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -44,7 +45,7 @@ def share_out(costs: Sequence[int], ranks: int, *, sort: bool) -> list[list[int]
     """
     if not sort:
         cuts = [len(costs) * rank // ranks for rank in range(ranks + 1)]
-        return [list(range(first, last)) for first, last in zip(cuts, cuts[1:], strict=False)]
+        return [list(range(first, last)) for first, last in itertools.pairwise(cuts)]
     order = sorted(range(len(costs)), key=lambda row: (-costs[row], row))
     shares: list[list[int]] = [[] for _ in range(ranks)]
     for place, row in enumerate(order):

@@ -1,0 +1,100 @@
+"""transformers' training arguments for a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainingArguments
+from transformers.trainer_utils import get_last_checkpoint
+
+from polylens.config.deepspeed import check_deepspeed
+from polylens.config.run import RunConfig
+from polylens.errors import InputError
+
+_DEFAULTS: dict[str, Any] = {
+    "logging_steps": 10,
+    "remove_unused_columns": False,
+    "ddp_find_unused_parameters": False,
+    "dataloader_num_workers": 2,
+    "logging_nan_inf_filter": False,
+    "save_total_limit": 2,
+}
+
+_DEEPSPEED_AUTO: dict[str, Any] = {
+    "train_batch_size": "auto",
+    "train_micro_batch_size_per_gpu": "auto",
+    "gradient_accumulation_steps": "auto",
+    "zero_allow_untested_optimizer": True,
+    "bf16": {"enabled": "auto"},
+    "fp16": {"enabled": "auto"},
+}
+
+
+def training_arguments(config: RunConfig) -> tuple[TrainingArguments, int]:
+    """Arguments for ``PolylensTrainer``, and the global batches of a step, which the trainer itself must not count.
+
+    With validation data, the best checkpoint is kept by nDCG@10 unless the run says otherwise.
+
+    Raises:
+        InputError: a value that transformers refuses, or a way of training in which the engine is not right.
+    """
+    given = {**_DEFAULTS, **(_validation_defaults(config.training) if config.data.validation else {})}
+    given |= config.training
+    accumulation = int(given.pop("gradient_accumulation_steps", 1))
+    given.pop("resume_from_checkpoint", None)
+    if given.get("fsdp"):
+        raise InputError("FSDP is not supported: its gradients were not checked against a direct step; use ZeRO-3")
+    if given.get("torch_compile"):
+        raise InputError("torch_compile is not supported: dropout could not be replayed in the second pass")
+    if accumulation < 1:
+        raise InputError(f"gradient_accumulation_steps is {accumulation}; it must be at least 1")
+    if given.get("deepspeed"):
+        given["deepspeed"] = _deepspeed(given["deepspeed"])
+    try:
+        return TrainingArguments(output_dir=config.output_dir, **given), accumulation
+    except (ValueError, TypeError, ImportError) as error:
+        raise InputError(f"training arguments: {error}") from error
+
+
+def _validation_defaults(given: dict[str, Any]) -> dict[str, Any]:
+    strategy = given.get("eval_strategy", "epoch")
+    steps = {"eval_steps": given["save_steps"]} if strategy == "steps" and "save_steps" in given else {}
+    return {
+        "eval_strategy": strategy,
+        "save_strategy": strategy if strategy != "no" else "steps",
+        "metric_for_best_model": "nDCG@10",
+        "greater_is_better": True,
+        **steps,
+    }
+
+
+def _deepspeed(value: Any) -> dict[str, Any]:
+    config = {**_DEEPSPEED_AUTO, **check_deepspeed(value)}
+    zero = dict(config.get("zero_optimization", {}))
+    if zero.get("stage") == 3:
+        zero.setdefault("stage3_gather_16bit_weights_on_model_save", True)  # checkpoints are whole model folders
+    return {**config, "zero_optimization": zero}
+
+
+def checkpoint_to_resume(config: RunConfig) -> str | None:
+    """The checkpoint to go on from, by ``resume_from_checkpoint``: a folder, or true for the last one.
+
+    Raises:
+        InputError: there is no such checkpoint; or the output folder holds a run, and the run says nothing of it.
+    """
+    wanted = config.training.get("resume_from_checkpoint")
+    folder = Path(config.output_dir)
+    last = get_last_checkpoint(str(folder)) if folder.is_dir() else None
+    if isinstance(wanted, str) and wanted.lower() not in ("true", "false"):
+        if not Path(wanted).is_dir():
+            raise InputError(f"resume_from_checkpoint: there is no folder {wanted}")
+        return wanted
+    if str(wanted).lower() == "true":
+        return last  # nothing was saved yet: start anew
+    if last is not None:
+        raise InputError(
+            f"{folder} already holds {Path(last).name}: go on from it with --resume-from-checkpoint true, or choose "
+            "another --output-dir"
+        )
+    return None

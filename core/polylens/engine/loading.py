@@ -1,0 +1,117 @@
+"""Loads a model with everything around it: tokenizer, slicer, preprocessor, template."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from polylens import plugins
+from polylens.config.card import ModelCard
+from polylens.config.options import build_options
+from polylens.contracts import ChatTemplate, Collator, ImagePreprocessor, ImageSlicer, ModelFamily
+from polylens.data.images import ImageOpener
+from polylens.data.prepare import Preparer
+from polylens.engine.sources import ModelSource, find_model
+from polylens.engine.weights import is_partitioned, load_model
+from polylens.errors import InputError
+
+
+@dataclass(slots=True)
+class Checkpoint:
+    """A model and what belongs to it, ready for use.
+
+    Attributes:
+        plugin, family: who knows it.
+        source: where it was found.
+        options: of the family, as an instance of ``family.options``.
+        card: from its ``polylens.json``, or a new one.
+    """
+
+    plugin: str
+    family: ModelFamily
+    source: ModelSource
+    hooks: Any
+    options: Any
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    slicer: ImageSlicer
+    preprocessor: ImagePreprocessor
+    template: ChatTemplate
+    card: ModelCard
+
+    def preparer(self, images: ImageOpener, style: Literal["chat", "plain"] = "chat") -> Preparer:
+        return Preparer(self.slicer, self.preprocessor, self.template, images, style)
+
+    def collator(self, padding_side: str = "right") -> Collator:
+        return self.hooks.collator(family=self.family, tokenizer=self.tokenizer, padding_side=padding_side)
+
+
+def load_checkpoint(
+    plugin: str | None,
+    source: str,
+    *,
+    options: Mapping[str, Any] | None = None,
+    dtype: str = "auto",
+    device: str | torch.device = "cpu",
+    attn_implementation: str = "sdpa",
+    seed: int = 0,
+) -> Checkpoint:
+    """Load a model through its plugin.
+
+    Args:
+        plugin: name of an installed plugin; may be ``None`` if the folder has a ``polylens.json`` that names it.
+        source: model folder, adapter folder, preset or hub id.
+        options: of the family, over those that ``polylens.json`` names.
+        dtype: ``auto`` takes the one that ``config.json`` names, float32 if none.
+        seed: of the random weights of a preset.
+
+    Raises:
+        InputError: an unknown plugin, model or option, a checkpoint of another family, missing weights, a tokenizer
+            without the image tokens.
+    """
+    plugin = plugin or _plugin_of(source)
+    hooks = plugins.load(plugin)
+    families = hooks.families()
+    if not families:
+        raise InputError(f"plugin {plugin!r} knows no model family")
+    found = find_model(source, families, plugin)
+    family, config = found.family, found.config
+    given = {**(found.card.options if found.card else {}), **(options or {})}
+    chosen = build_options(family.options, given, f"model family {family.name!r}")
+    tokenizer = hooks.tokenizer(family=family, source=found.folder)
+    around = {"family": family, "config": config, "options": chosen}
+    model = load_model(hooks, found, dtype, attn_implementation, seed)
+    return Checkpoint(
+        plugin=plugin,
+        family=family,
+        source=found,
+        hooks=hooks,
+        options=chosen,
+        model=model if is_partitioned(model) else model.to(device),
+        tokenizer=tokenizer,
+        slicer=hooks.image_slicer(**around),
+        preprocessor=hooks.image_preprocessor(**around),
+        template=hooks.chat_template(tokenizer=tokenizer, **around),
+        card=_card(plugin, found, dataclasses.asdict(chosen)),
+    )
+
+
+def _plugin_of(source: str) -> str:
+    folder = Path(source).expanduser()
+    card = ModelCard.read(folder) if folder.is_dir() else None
+    if card is None:
+        raise InputError(f"{source}: has no polylens.json, so say which plugin knows it: --model-plugin NAME")
+    return card.plugin
+
+
+def _card(plugin: str, found: ModelSource, options: dict[str, Any]) -> ModelCard:
+    """The card of this very model; what it was trained with is kept, its options are the present ones."""
+    if found.card is not None:
+        return dataclasses.replace(found.card, options=options)
+    return ModelCard(plugin=plugin, family=found.family.name, options=options, **found.family.defaults)

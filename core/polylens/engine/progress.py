@@ -1,0 +1,64 @@
+"""What a run tells while it goes: a line on the console, and a line of ``metrics.jsonl``, for every log."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback
+from transformers.trainer_callback import ProgressCallback
+
+METRICS_FILE = "metrics.jsonl"
+
+
+class MetricsFile(TrainerCallback):
+    """Appends every log to ``metrics.jsonl``. A resumed run first drops what the lost steps had written."""
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / METRICS_FILE
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.is_world_process_zero and self._path.exists():
+            lines = self._path.read_text(encoding="utf-8").splitlines(keepends=True)
+            kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= state.global_step]
+            partial = self._path.with_suffix(".tmp")
+            partial.write_text("".join(kept), encoding="utf-8")
+            os.replace(partial, self._path)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
+        if state.is_world_process_zero:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            with self._path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps({"step": state.global_step, **(logs or {})}) + "\n")
+
+
+class ConsoleLine(ProgressCallback):
+    """transformers' progress bar, with logs as one readable line instead of a dictionary."""
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
+        if state.is_world_process_zero and logs:
+            line = f"step {state.global_step}/{state.max_steps}  {describe(logs)}"
+            self.training_bar.write(line) if self.training_bar is not None else print_line(line)
+
+
+def describe(logs: dict[str, Any]) -> str:
+    """Figures in a fixed order, four significant digits each.
+
+    >>> describe({"loss": 0.123456, "epoch": 1.0, "accuracy": 0.5})
+    'loss 0.1235  accuracy 0.5'
+    """
+    hidden = ("epoch", "total_flos", "step")
+    return "  ".join(f"{name} {_short(value)}" for name, value in logs.items() if name not in hidden)
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) and math.isfinite(value) else str(value)
+
+
+def print_line(line: str) -> None:
+    from tqdm import tqdm
+
+    tqdm.write(line)

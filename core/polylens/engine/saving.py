@@ -1,0 +1,115 @@
+"""Writes model folders: weights under the names of the original layout, tokenizer, ``polylens.json``."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from polylens.config.card import NAME as CARD
+from polylens.config.card import ModelCard
+from polylens.engine.loading import Checkpoint
+from polylens.engine.weights import BESIDE_ADAPTER_FILE, has_adapter
+
+OBJECTIVE_FILE = "objective.safetensors"
+_WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".onnx", ".gguf")
+_WRITTEN = ("config.json", "adapter_config.json", CARD)
+_TRAINING_STATE = ("optimizer", "scheduler", "scaler", "rng_state", "trainer_state", "latest", "zero_to_fp32")
+_LARGEST_COPY = 64 * 2**20
+
+
+def save_model_folder(
+    checkpoint: Checkpoint,
+    folder: Path,
+    card: ModelCard,
+    *,
+    state_dict: dict[str, Tensor] | None = None,
+    parameters: dict[str, Tensor] | None = None,
+) -> None:
+    """Write the model, or its adapter if it has one, into ``folder``.
+
+    The small files of the folder that it came from (tokenizer, preprocessor, remote code of a hub repository) are
+    copied as they are, never executed, so that whatever read that folder can read this one.
+
+    Args:
+        state_dict: weights of the model, if they were collected from partitions.
+        parameters: the objective's own, written beside the model.
+    """
+    model = checkpoint.model
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = model.state_dict() if state_dict is None else state_dict
+    if has_adapter(model):
+        _save(trained_beside_adapter(model, weights), folder / BESIDE_ADAPTER_FILE)
+    else:
+        copy_small_files(checkpoint.source.folder, folder)
+    model.save_pretrained(folder, state_dict=weights)
+    card.save(folder)
+    _save(parameters or {}, folder / OBJECTIVE_FILE)
+
+
+def trained_beside_adapter(model: PreTrainedModel, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Weights that were trained as they are, next to the adapter; peft's file does not hold them."""
+    names = [n for n, parameter in model.named_parameters() if parameter.requires_grad and ".lora_" not in n]
+    return {name: weights[name] for name in names}
+
+
+def _save(tensors: dict[str, Tensor], path: Path) -> None:
+    if tensors:
+        save_file({name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}, path)
+
+
+def read_objective_parameters(folder: Path) -> dict[str, Tensor]:
+    """The objective's own parameters of a checkpoint; empty if it has none."""
+    path = folder / OBJECTIVE_FILE
+    return load_file(path) if path.is_file() else {}
+
+
+def copy_small_files(source: Path, target: Path) -> None:
+    """Copy what is neither weights nor written anew."""
+    for path in sorted(source.iterdir()):
+        skipped = path.name.startswith(".") or path.name in _WRITTEN or path.name.endswith(".index.json")
+        if path.is_file() and not skipped and path.suffix not in _WEIGHTS and path.stat().st_size <= _LARGEST_COPY:
+            shutil.copyfile(path, target / path.name)
+
+
+def copy_model_folder(checkpoint: Path, target: Path) -> None:
+    """Copy the model out of a checkpoint, without optimizer and training state; each file appears whole."""
+    target.mkdir(parents=True, exist_ok=True)
+    for path in sorted(checkpoint.iterdir()):
+        if path.is_file() and not path.name.startswith(_TRAINING_STATE):
+            partial = target / f".{path.name}.tmp"
+            shutil.copyfile(path, partial)
+            _sync(partial)
+            os.replace(partial, target / path.name)
+
+
+def publish(partial: Path, final: Path) -> None:
+    """Make a complete folder appear under its name; everything in it reaches the disk first."""
+    for path in [*partial.rglob("*"), partial]:
+        _sync(path)
+    if final.exists():
+        shutil.rmtree(final)
+    os.replace(partial, final)
+    _sync(final.parent)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def remove(path: Any) -> None:
+    """Delete a folder or a file if it is there."""
+    path = Path(path)
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

@@ -1,0 +1,159 @@
+"""Streams micro-batches from data-loader workers, for both passes of every step.
+
+A step never holds the pixels of its whole batch: workers prepare micro-batches ahead of the model, the first pass
+keeps pixels up to a budget, and what does not fit is prepared again for the second pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from polylens.contracts import IGNORE_INDEX, Batch, Collator, Example
+from polylens.engine.steps import BatchPlan, PairRecords, Row, StepPlanner
+
+
+class MicroBatches(Dataset[Any]):
+    """Rows into a batch; an empty request gives a batch of one filler row, which stands for nothing."""
+
+    def __init__(self, records: PairRecords, collator: Collator) -> None:
+        self._records, self._collator = records, collator
+
+    def __getitem__(self, rows: Sequence[Row]) -> Packed:
+        examples = [self._example(row) for row in rows] or [filler({"role": -1, "position": -1})]
+        return pack(self._collator(examples))
+
+    def _example(self, row: Row) -> Example:
+        record, length = self._records.record(row), self._records.max_lengths[row.role]
+        rows = {"role": row.role, "position": row.position}
+        return self._records.preparer.example(record, length, rows)
+
+
+def filler(rows: dict[str, Any]) -> Example:
+    """One token that no loss sees."""
+    return Example(
+        id="",
+        input_ids=torch.zeros(1, dtype=torch.long),
+        labels=torch.full((1,), IGNORE_INDEX),
+        visual_mask=torch.zeros(1, dtype=torch.bool),
+        pixels=[],
+        crop_tokens=[],
+        rows=rows,
+    )
+
+
+class MicroBatchStream:
+    """Serves the micro-batches of consecutive steps, prepared ahead of time across steps.
+
+    Args:
+        loader: keyword arguments of ``torch.utils.data.DataLoader`` (``num_workers``, ``prefetch_factor``, ...).
+        device: where batches go; pixels stay uint8.
+    """
+
+    def __init__(self, planner: StepPlanner, collator: Collator, loader: dict[str, Any], device: torch.device) -> None:
+        self._planner, self._device = planner, device
+        self._dataset = MicroBatches(planner.records, collator)
+        self._loader = loader
+        self._plans = _Plans(planner)
+        self._batches: Iterator[Packed] | None = None
+        self._next: tuple[int, int] | None = None
+
+    def step(self, epoch: int, step: int) -> list[tuple[BatchPlan, TwoPasses]]:
+        """The global batches of a step, each with its micro-batches for two passes, to be used in order."""
+        if self._next != (epoch, step):
+            self._restart(epoch, step)
+        self._next = (epoch, step + 1) if step + 1 < len(self._planner) else (epoch + 1, 0)
+        assert self._batches is not None
+        return [(part, TwoPasses(part, self._batches, self._device)) for part in self._plans.take(epoch, step)]
+
+    def _restart(self, epoch: int, step: int) -> None:
+        self._plans = _Plans(self._planner)
+        requests = _Requests(self._plans, epoch, step)
+        # A generator of its own: creating an iterator must not draw from the one that dropout uses.
+        generator = torch.Generator()
+        loader = DataLoader(
+            self._dataset, sampler=requests, batch_size=None, collate_fn=_same, generator=generator, **self._loader
+        )
+        self._batches = iter(loader)
+
+
+class _Plans:
+    """Plans are needed twice, by the requests ahead of the model and by the step itself: made once, then dropped."""
+
+    def __init__(self, planner: StepPlanner) -> None:
+        self.planner = planner
+        self._waiting: dict[tuple[int, int], list[BatchPlan]] = {}
+
+    def take(self, epoch: int, step: int) -> list[BatchPlan]:
+        plans = self._waiting.pop((epoch, step), None)
+        if plans is None:
+            plans = self._waiting[epoch, step] = self.planner.step(epoch, step)
+        return plans
+
+
+class _Requests(Sampler[tuple[Row, ...]]):
+    """Endless requests from a given step on: each batch's first pass, then what its second pass needs anew."""
+
+    def __init__(self, plans: _Plans, epoch: int, step: int) -> None:
+        self._plans, self._epoch, self._step = plans, epoch, step
+
+    def __iter__(self) -> Iterator[tuple[Row, ...]]:
+        epoch, step = self._epoch, self._step
+        while True:
+            for part in self._plans.take(epoch, step):
+                yield from part.micro_batches
+                yield from part.micro_batches[part.keep :]
+            step += 1
+            if step == len(self._plans.planner):
+                epoch, step = epoch + 1, 0
+
+
+class TwoPasses:
+    """The micro-batches of one global batch; iterate once for each pass."""
+
+    def __init__(self, plan: BatchPlan, batches: Iterator[Packed], device: torch.device) -> None:
+        self._plan, self._batches, self._device = plan, batches, device
+        self._kept: list[Packed] | None = None
+
+    def __iter__(self) -> Iterator[Batch]:
+        first = self._kept is None
+        kept = self._kept or []
+        self._kept = kept
+        for i in range(len(self._plan.micro_batches)):
+            if first or i >= self._plan.keep:
+                packed = next(self._batches)
+                if first and i < self._plan.keep:
+                    kept.append(packed)
+            else:
+                packed, kept[i] = kept[i], None  # type: ignore[call-overload]  # freed as the second pass goes on
+            yield unpack(packed).to(self._device, non_blocking=True)
+
+
+@dataclass(slots=True)
+class Packed:
+    """A batch whose crops are one tensor: a worker sends each tensor through a file descriptor of its own."""
+
+    batch: Batch
+    pixels: Tensor
+    shapes: list[torch.Size]
+
+
+def pack(batch: Batch) -> Packed:
+    """A batch fit to cross a process border."""
+    flat = torch.cat([crop.flatten() for crop in batch.pixels]) if batch.pixels else torch.empty(0, dtype=torch.uint8)
+    return Packed(replace(batch, pixels=[]), flat, [crop.shape for crop in batch.pixels])
+
+
+def unpack(packed: Packed) -> Batch:
+    """The batch that was packed; its crops are views of one tensor."""
+    parts = packed.pixels.split([shape.numel() for shape in packed.shapes])
+    return replace(packed.batch, pixels=[p.view(shape) for p, shape in zip(parts, packed.shapes, strict=True)])
+
+
+def _same(value: Any) -> Any:
+    return value

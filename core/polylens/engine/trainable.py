@@ -1,0 +1,108 @@
+"""Which weights are trained: components, and LoRA adapters over them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+
+from torch import nn
+from transformers import PreTrainedModel
+
+from polylens.config.run import LoraSettings
+from polylens.contracts import ModelFamily, Objective
+from polylens.errors import InputError, closest
+
+
+def choose_trained(
+    model: PreTrainedModel, family: ModelFamily, objective: Objective, tune: Sequence[str] | None, lora: LoraSettings
+) -> None:
+    """Set ``requires_grad`` of every weight, and add adapters if LoRA is on.
+
+    Without ``tune``, every component is trained, or none but the adapters with LoRA. What the objective never reaches
+    (the output head, for an objective of hidden states) is frozen, so that no optimizer state is kept for it; so are
+    weights that the model itself declares fixed.
+
+    Raises:
+        InputError: a component that the family does not have; nothing is left to train.
+    """
+    check_components(family, [*(tune or []), *(lora.components if lora.enable else [])])
+    fixed = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
+    components = (() if lora.enable else tuple(family.components)) if tune is None else tune
+    has_adapter = bool(getattr(model, "_hf_peft_config_loaded", False))
+    for name, parameter in model.named_parameters():
+        adapter = ".lora_" in name
+        parameter.requires_grad_(adapter or (component_of(name, family) in components and name not in fixed))
+    if lora.enable and not has_adapter:
+        _add_lora(model, family, lora)
+        for name, parameter in model.named_parameters():
+            if component_of(name, family) in components and name not in fixed and ".lora_" not in name:
+                parameter.requires_grad_(True)
+    _freeze_unreached(model, objective)
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise InputError("nothing is left to train: name components with --tune, or switch LoRA on")
+
+
+def check_components(family: ModelFamily, names: Iterable[str]) -> None:
+    for name in names:
+        if name not in family.components:
+            raise InputError(
+                f"model family {family.name!r} has no component {name!r}{closest(name, family.components)}; "
+                f"it has: {', '.join(family.components)}"
+            )
+
+
+def component_of(parameter: str, family: ModelFamily) -> str | None:
+    """The component that a parameter belongs to, by the longest module path that leads to it."""
+    best, owner = -1, None
+    for component, paths in family.components.items():
+        for path in paths:
+            if (parameter == path or parameter.startswith(path + ".")) and len(path) > best:
+                best, owner = len(path), component
+    return owner
+
+
+def _add_lora(model: PreTrainedModel, family: ModelFamily, lora: LoraSettings) -> None:
+    from peft import LoraConfig
+
+    targets = lora_targets(model, family, lora)
+    model.add_adapter(
+        LoraConfig(
+            r=lora.r,
+            lora_alpha=lora.alpha,
+            lora_dropout=lora.dropout,
+            target_modules=targets,  # type: ignore[arg-type]
+        ),
+        adapter_name="default",
+    )
+
+
+def lora_targets(model: nn.Module, family: ModelFamily, lora: LoraSettings) -> list[str]:
+    """Full names of the linear layers that get an adapter.
+
+    Raises:
+        InputError: no linear layer of the components has one of the names.
+    """
+    found = []
+    for name, module in model.named_modules():
+        component = component_of(name, family)
+        names = lora.target_modules or family.lora_targets.get(component or "", ())
+        if component in lora.components and isinstance(module, nn.Linear) and _ends_in(name, names):
+            found.append(name)
+    if not found:
+        raise InputError(
+            f"LoRA finds no linear layer named {', '.join(lora.target_modules or []) or 'by the family'} in "
+            f"{', '.join(lora.components)} of model family {family.name!r}"
+        )
+    return found
+
+
+def _ends_in(name: str, suffixes: Iterable[str]) -> bool:
+    return any(re.search(rf"(^|\.){re.escape(suffix)}$", name) for suffix in suffixes)
+
+
+def _freeze_unreached(model: PreTrainedModel, objective: Objective) -> None:
+    head = model.get_output_embeddings()
+    embedding = model.get_input_embeddings()
+    tied = head is not None and embedding is not None and head.weight is embedding.weight
+    if head is not None and not tied and "logits" not in objective.inputs_needed:
+        head.requires_grad_(False)

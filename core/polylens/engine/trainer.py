@@ -1,0 +1,271 @@
+"""transformers' Trainer, with the step, the batches and the checkpoints of polylens."""
+
+from __future__ import annotations
+
+import math
+import resource
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+from transformers import Trainer, TrainingArguments
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_callback import ExportableState, PrinterCallback, ProgressCallback
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
+
+from polylens.config.card import ModelCard
+from polylens.contracts import Batch, Objective, Outputs
+from polylens.engine import distributed
+from polylens.engine.accumulation import Accumulation, Part, accumulation_for
+from polylens.engine.gradient_cache import GradientCache, StepResult
+from polylens.engine.loading import Checkpoint
+from polylens.engine.progress import ConsoleLine, MetricsFile
+from polylens.engine.saving import publish, read_objective_parameters, remove, save_model_folder
+from polylens.engine.steps import BatchPlan, StepPlanner
+from polylens.engine.stream import MicroBatchStream
+from polylens.engine.training_module import TrainingModule
+from polylens.engine.weights import reload_weights
+from polylens.errors import InputError
+
+Forward = Callable[[Batch], Outputs]
+Evaluator = Callable[[Forward], dict[str, float]]
+
+
+class StepNumbers(Dataset[tuple[int, int]]):
+    """What Trainer's loader iterates over: (epoch, step). Batches come from the ``MicroBatchStream``."""
+
+    def __init__(self, planner: StepPlanner) -> None:
+        self.planner = planner
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        return len(self.planner)
+
+    def __getitem__(self, step: int) -> tuple[int, int]:
+        return self.epoch, step
+
+
+class PolylensTrainer(Trainer):
+    """Trains a checkpoint with an objective through the gradient cache.
+
+    ``gradient_accumulation_steps`` of the arguments must be 1: accumulation lies inside the step of ``planner``.
+
+    Args:
+        checkpoint: model and what belongs to it.
+        card: written as ``polylens.json`` into every checkpoint.
+        evaluator: measures the model, given its forward pass; called on every rank.
+    """
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        objective: Objective,
+        args: TrainingArguments,
+        planner: StepPlanner,
+        card: ModelCard,
+        evaluator: Evaluator | None = None,
+    ) -> None:
+        self.checkpoint, self.objective, self.card, self.evaluator = checkpoint, objective, card, evaluator
+        self.steps = StepNumbers(planner)
+        super().__init__(TrainingModule(checkpoint.model, objective), args, train_dataset=self.steps)
+        self.stream = MicroBatchStream(planner, checkpoint.collator(), _loader_options(args), args.device)
+        self._window = _Window()
+        for callback in (PrinterCallback, ProgressCallback):
+            self.remove_callback(callback)
+        if not args.disable_tqdm:
+            self.add_callback(ConsoleLine)
+        self.add_callback(MetricsFile(Path(args.output_dir)))
+
+    # Batches
+
+    def get_train_dataloader(self) -> DataLoader[tuple[int, int]]:
+        order = torch.utils.data.BatchSampler(torch.utils.data.SequentialSampler(self.steps), 1, drop_last=False)
+        return DataLoader(self.steps, batch_sampler=order, collate_fn=_only, generator=torch.Generator())
+
+    def num_examples(self, dataloader: Any) -> int:
+        return self.steps.planner.batches.count
+
+    def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> tuple[list[Any], None]:
+        return [step for _, step in zip(range(num_batches), epoch_iterator, strict=False)], None
+
+    def _run_epoch(self, model: nn.Module, epoch: int, *args: Any, **kwargs: Any) -> None:
+        self.steps.epoch = epoch
+        super()._run_epoch(model, epoch, *args, **kwargs)
+
+    # The step
+
+    def training_step(self, model: nn.Module, inputs: tuple[int, int], num_items_in_batch: Any = None) -> Tensor:
+        """Forward and backward passes of one optimizer step, over all its global batches."""
+        model.train()
+        accumulation = self._accumulation(model)
+        parts = self.stream.step(*inputs)
+        total = torch.zeros((), device=self.args.device)
+        with accumulation.step():
+            for i, (plan, micro_batches) in enumerate(parts):
+                part = Part(accumulation, share=1 / len(parts), last=i == len(parts) - 1)
+                cache = GradientCache.of_module(model, self.objective, part)
+                result = cache.step(micro_batches, plan.targets)
+                self._check(result)
+                self._window.add(plan, result, len(parts))
+                total += result.loss.detach().to(total) / len(parts)
+        if hasattr(model, "coalesce_grad_reduction"):  # a DeepSpeed engine steps its optimizer itself
+            model.set_gradient_accumulation_boundary(True)
+            model.step()
+        return total
+
+    def _accumulation(self, model: nn.Module) -> Accumulation:
+        scaled = self.accelerator if self.accelerator.scaler is not None else None
+        return accumulation_for(model, scaled)
+
+    def _check(self, result: StepResult) -> None:
+        loss = float(result.loss)
+        if not math.isfinite(loss):
+            raise InputError(
+                f"the loss of step {self.state.global_step + 1} is {loss}: training stops before it reaches the "
+                f"weights. The last checkpoint in {self.args.output_dir} is good; lower --learning-rate, or use "
+                "--bf16 instead of --fp16"
+            )
+
+    def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
+        """Weight decay does not pull at a temperature."""
+        return [name for name in super().get_decay_parameter_names(model) if "objective_parameters" not in name]
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        if "loss" in logs:
+            logs.update(self._window.figures())
+        super().log(logs, start_time)
+
+    # Evaluation
+
+    def evaluate(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> dict[str, float]:
+        """Figures of the evaluator, named ``eval_<measure>``."""
+        if self.evaluator is None:
+            raise InputError("there is nothing to evaluate on: give --validation")
+        model = self.model_wrapped
+        model.eval()
+        with torch.no_grad(), self.accelerator.autocast():
+            found = self.evaluator(lambda batch: _inner(model)(batch))
+        model.train()
+        metrics = {f"{metric_key_prefix}_{name}": value for name, value in found.items()}
+        self.log(dict(metrics))
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    # Checkpoints
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Write a model folder; under ZeRO every rank takes part."""
+        state_dict = self.accelerator.get_state_dict(self.model_wrapped)
+        if self.args.should_save:
+            weights = {k.removeprefix("model."): v for k, v in state_dict.items() if k.startswith("model.")}
+            prefix = "objective_parameters."
+            parameters = {k.removeprefix(prefix): v for k, v in state_dict.items() if k.startswith(prefix)}
+            folder = Path(output_dir or self.args.output_dir)
+            save_model_folder(self.checkpoint, folder, self.card, state_dict=weights, parameters=parameters)
+        if self.args.push_to_hub and not _internal_call:
+            self.push_to_hub(commit_message="Model save", revision=self.args.hub_revision)
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        """Write a checkpoint under another name first: it appears whole or not at all."""
+        final = Path(self.args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        partial = final.with_name(f".{final.name}.tmp")
+        if self.args.should_save:
+            remove(partial)
+            partial.mkdir(parents=True)
+        distributed.barrier()
+        self.save_model(str(partial), _internal_call=True)
+        if self.state.best_global_step:
+            best = final.with_name(f"{PREFIX_CHECKPOINT_DIR}-{self.state.best_global_step}")
+            self.state.best_model_checkpoint = str(best) if best == final or best.exists() else None
+        if not self.args.save_only_model:
+            self._save_optimizer_and_scheduler(str(partial))
+            self._save_scaler(str(partial))
+            self._save_rng_state(str(partial))
+        self._save_state(partial)
+        distributed.barrier()
+        if self.args.should_save:
+            publish(partial, final)
+            rotate_checkpoints(
+                output_dir=self.args.output_dir,
+                save_total_limit=self.args.save_total_limit,
+                best_model_checkpoint=self.state.best_model_checkpoint,
+                use_mtime=True,
+            )
+        distributed.barrier()
+
+    def _save_state(self, folder: Path) -> None:
+        if not self.args.should_save:
+            return
+        for callback in [*self.callback_handler.callbacks, self.control]:
+            if isinstance(callback, ExportableState):
+                self.state.stateful_callbacks[type(callback).__name__] = callback.state()
+        self.state.save_to_json(str(folder / TRAINER_STATE_NAME))
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        folder = Path(resume_from_checkpoint)
+        reload_weights(self.checkpoint.model, self.checkpoint.source, folder)
+        saved = read_objective_parameters(folder)
+        with torch.no_grad():
+            for name, parameter in self.objective.parameters().items():
+                parameter.copy_(saved[name])
+
+
+class _Window:
+    """Figures since the last log."""
+
+    def __init__(self) -> None:
+        self._reset()
+
+    def _reset(self) -> None:
+        self._start = time.monotonic()
+        self._metrics: dict[str, float] = {}
+        self._steps = 0.0
+        self._queries = self._tokens = self._padded = 0
+
+    def add(self, plan: BatchPlan, result: StepResult, parts: int) -> None:
+        for name, value in result.metrics.items():
+            self._metrics[name] = self._metrics.get(name, 0.0) + value / parts
+        self._steps += 1 / parts
+        self._queries += plan.queries
+        self._tokens += plan.tokens
+        self._padded += plan.padded_tokens
+
+    def figures(self) -> dict[str, float]:
+        """Mean metrics, and what was done a second over all ranks; memory is this process's peak, in GiB."""
+        seconds = max(time.monotonic() - self._start, 1e-9)
+        found = {name: value / max(self._steps, 1) for name, value in self._metrics.items()}
+        found["pairs_per_second"] = self._queries / seconds
+        found["tokens_per_second"] = self._tokens / seconds
+        found["memory_gib"] = peak_memory() / 2**30
+        self._reset()
+        return found
+
+
+def peak_memory() -> int:
+    """Bytes: the accelerator's peak where there is one, else the process's."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def _inner(model: nn.Module) -> nn.Module:
+    """The model inside its wrapper: evaluation needs no gradient reduction, and ZeRO-3's hooks lie on the modules."""
+    training_module = model.module if hasattr(model, "module") else model
+    return training_module.model  # type: ignore[return-value]
+
+
+def _only(items: list[Any]) -> Any:
+    return items[0]
+
+
+def _loader_options(args: TrainingArguments) -> dict[str, Any]:
+    workers = args.dataloader_num_workers
+    options: dict[str, Any] = {"num_workers": workers, "pin_memory": False}
+    if workers:
+        options["prefetch_factor"] = args.dataloader_prefetch_factor or 2
+        options["multiprocessing_context"] = args.dataloader_multiprocessing_context
+    return options

@@ -1,0 +1,113 @@
+"""Weights into models: random ones of presets, those of model folders, and adapters over them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from transformers import PreTrainedModel
+from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
+
+from polylens.engine.sources import ModelSource
+from polylens.errors import InputError
+
+BESIDE_ADAPTER_FILE = "beside_adapter.safetensors"
+"""Weights trained as they are, next to an adapter."""
+
+
+def load_model(hooks: Any, found: ModelSource, dtype: str, attn_implementation: str, seed: int) -> PreTrainedModel:
+    """An untrained model of a preset, or one with the weights of its folder, and its adapter over it.
+
+    Raises:
+        InputError: weights are missing, have another shape, or cannot be read.
+    """
+    with torch.device("meta"):
+        outline = hooks.build_model(family=found.family, config=found.config)
+    kind, config = type(outline), outline.config
+    wanted = _dtype(dtype, found.config)
+    settings = {"config": config, "dtype": wanted, "attn_implementation": attn_implementation}
+    if found.is_preset:
+        model = _random_model(hooks, found, kind, settings, seed)
+    else:
+        model = _read_weights(kind, found, settings)
+    if found.adapter is not None:
+        _read_adapter(model, found.adapter)
+    return model
+
+
+def _random_model(
+    hooks: Any, found: ModelSource, kind: type[PreTrainedModel], settings: dict[str, Any], seed: int
+) -> PreTrainedModel:
+    """Weights drawn from ``seed``, the same on every rank and under every ZeRO stage."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        if not is_deepspeed_zero3_enabled():
+            return kind._from_config(**settings)
+        whole = hooks.build_model(family=found.family, config=found.config)
+    return kind.from_pretrained(None, state_dict=whole.state_dict(), **settings)
+
+
+def _read_weights(kind: type[PreTrainedModel], found: ModelSource, settings: dict[str, Any]) -> PreTrainedModel:
+    renames = {old: new for layout in found.family.layouts for old, new in layout.renames.items()}
+    try:
+        model, report = kind.from_pretrained(
+            found.folder, key_mapping=renames or None, local_files_only=True, output_loading_info=True, **settings
+        )
+    except (OSError, SafetensorError, RuntimeError, ValueError) as error:
+        reason = str(error).strip().splitlines()
+        raise InputError(f"{found.folder}: the weights cannot be read: {reason[0] if reason else error!r}") from error
+    for what in ("missing_keys", "mismatched_keys"):
+        keys = sorted(map(str, report[what]))
+        if keys:
+            raise InputError(
+                f"{found.folder}: {len(keys)} {what.replace('_', ' ')} for family {found.family.name!r}, "
+                f"such as {', '.join(keys[:3])}"
+            )
+    return model
+
+
+def reload_weights(model: PreTrainedModel, found: ModelSource, folder: Path) -> None:
+    """Put the weights of a checkpoint that ``saving`` wrote into a model of the same shape."""
+    if has_adapter(model):
+        _read_adapter(model, folder)
+        return
+    settings = {"config": model.config, "dtype": model.dtype}
+    saved = _read_weights(type(model), dataclasses.replace(found, folder=folder), settings)
+    model.load_state_dict(saved.state_dict())
+
+
+def has_adapter(model: PreTrainedModel) -> bool:
+    return bool(getattr(model, "_hf_peft_config_loaded", False))
+
+
+def _read_adapter(model: PreTrainedModel, folder: Path) -> None:
+    """Add the adapter of a folder, or overwrite the one that the model has."""
+    beside = folder / BESIDE_ADAPTER_FILE
+    try:
+        model.load_adapter(
+            str(folder), adapter_name="default", is_trainable=True, local_files_only=True, hotswap=has_adapter(model)
+        )
+        unknown = model.load_state_dict(load_file(beside), strict=False)[1] if beside.is_file() else []
+    except (OSError, SafetensorError, RuntimeError, ValueError) as error:
+        raise InputError(f"{folder}: the adapter does not fit its base: {error}") from error
+    if unknown:
+        raise InputError(f"{beside}: {len(unknown)} weights that the base does not have, such as {unknown[0]}")
+
+
+def _dtype(name: str, config: Mapping[str, Any]) -> torch.dtype:
+    if name == "auto":
+        name = str(config.get("dtype") or config.get("torch_dtype") or "float32")
+    dtype = getattr(torch, name.removeprefix("torch."), None)
+    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+        raise InputError(f"dtype {name!r} is none of auto, float32, bfloat16, float16, float64")
+    return dtype
+
+
+def is_partitioned(model: PreTrainedModel) -> bool:
+    """Whether ZeRO-3 holds the weights: it places them itself."""
+    return any(hasattr(parameter, "ds_id") for parameter in model.parameters())
