@@ -47,8 +47,8 @@ def merges() -> tuple[list[str], list[list[str]]]:
 def build() -> PreTrainedTokenizerFast:
     tokens, pairs = merges()
     vocabulary = {token: index for index, token in enumerate([*SPECIAL, *BYTES, *tokens])}
-    model = models.BPE(vocabulary, [tuple(pair) for pair in pairs], unk_token="<unk>", fuse_unk=True, byte_fallback=True)
-    backend = Tokenizer(model)
+    joined = [(left, right) for left, right in pairs]
+    backend = Tokenizer(models.BPE(vocabulary, joined, unk_token="<unk>", fuse_unk=True, byte_fallback=True))
     backend.normalizer = normalizer()
     backend.decoder = decoders.Sequence(
         [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]

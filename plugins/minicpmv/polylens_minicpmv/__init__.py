@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 from polylens import hookimpl
 
 if TYPE_CHECKING:
-    from polylens.contracts import ChatTemplate, ImageSlicer, ModelFamily
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from polylens.contracts import ChatTemplate, ImageSlicer, ModelFamily
 
 
 @hookimpl

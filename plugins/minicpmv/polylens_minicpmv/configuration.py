@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,14 @@ from polylens_minicpmv.versions import MODEL_TYPE
 
 SIGLIP_SO400M = "vit_so400m_patch14_siglip_384.webli"
 VISION_KEY = "polylens_vision"
+HEAD_DIM = 128
+"""Of the resampler's attention."""
+
+LANGUAGE_KEYS = (
+    *("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"),
+    *("num_key_value_heads", "hidden_act", "max_position_embeddings", "initializer_range", "rms_norm_eps"),
+    *("attention_bias", "attention_dropout", "tie_word_embeddings", "bos_token_id", "eos_token_id"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +39,14 @@ class VisionSizes:
     intermediate_size: int = 4304
     num_attention_heads: int = 16
     num_hidden_layers: int = 27
+
+
+def _own_sizes(given: Mapping[str, Any]) -> VisionSizes:
+    names = VisionSizes.__slots__
+    unknown = sorted(set(given).difference(names))
+    if unknown:
+        raise InputError(f"config.json: {VISION_KEY} has {', '.join(unknown)}; it may have {', '.join(names)}")
+    return VisionSizes(**given)
 
 
 class MiniCPMV2Config(PreTrainedConfig):
@@ -88,13 +105,30 @@ class MiniCPMV2Config(PreTrainedConfig):
         """
         given = getattr(self, VISION_KEY, None)
         if given is not None:
-            return VisionSizes(**given)
+            return _own_sizes(given)
         if self.vision_encoder == SIGLIP_SO400M:
             return VisionSizes()
         raise InputError(
             f"config.json: vision_encoder is {self.vision_encoder!r}, whose size is not known; allowed is "
             f"{SIGLIP_SO400M!r}, or any name with the sizes in {VISION_KEY!r}: {', '.join(VisionSizes.__slots__)}"
         )
+
+    def check_sizes(self) -> None:
+        """Whether the parts fit together.
+
+        Raises:
+            InputError: they do not.
+        """
+        if self.hidden_size % HEAD_DIM:
+            raise InputError(f"config.json: hidden_size is {self.hidden_size}; it must be a multiple of {HEAD_DIM}")
+        if math.isqrt(self.query_num) ** 2 != self.query_num:
+            raise InputError(f"config.json: query_num is {self.query_num}; it must be the square of a whole number")
+        vision = self.vision_sizes
+        if vision.hidden_size % vision.num_attention_heads:
+            raise InputError(
+                f"config.json: the vision tower has {vision.hidden_size} dimensions, which do not divide into "
+                f"{vision.num_attention_heads} heads"
+            )
 
     @property
     def logit_divisor(self) -> float:
@@ -107,29 +141,15 @@ class MiniCPMV2Config(PreTrainedConfig):
         Embeddings are scaled in the embedding module and logits in ``MiniCPMV2``, because visual tokens are not
         scaled and the division comes before the head.
         """
+        values = {name: getattr(self, name) for name in LANGUAGE_KEYS}
+        values |= {"rope_theta": self.rope_theta, "rope_scaling": self._rope_scaling}
+        values |= {"attn_implementation": self._attn_implementation}
         return GraniteConfig(
-            vocab_size=self.vocab_size,
-            hidden_size=self.hidden_size,
-            intermediate_size=self.intermediate_size,
-            num_hidden_layers=self.num_hidden_layers,
-            num_attention_heads=self.num_attention_heads,
-            num_key_value_heads=self.num_key_value_heads,
-            hidden_act=self.hidden_act,
-            max_position_embeddings=self.max_position_embeddings,
-            initializer_range=self.initializer_range,
-            rms_norm_eps=self.rms_norm_eps,
-            rope_theta=self.rope_theta,
-            rope_scaling=self._rope_scaling,
-            attention_bias=self.attention_bias,
-            attention_dropout=self.attention_dropout,
-            tie_word_embeddings=self.tie_word_embeddings,
-            bos_token_id=self.bos_token_id,
-            eos_token_id=self.eos_token_id,
+            **values,
             embedding_multiplier=1.0,
             residual_multiplier=self.scale_depth / math.sqrt(self.num_hidden_layers),
             attention_multiplier=(self.hidden_size // self.num_attention_heads) ** -0.5,
             logits_scaling=self.logit_divisor,
-            attn_implementation=self._attn_implementation,
         )
 
     def to_dict(self) -> dict[str, Any]:

@@ -36,6 +36,7 @@ class MiniCPMV2(PreTrainedModel, GenerationMixin):
     _supports_sdpa = True
 
     def __init__(self, config: MiniCPMV2Config) -> None:
+        config.check_sizes()
         super().__init__(config)
         self.llm = GraniteForCausalLM(config.language_model())
         self.llm.model.embed_tokens = ScaledEmbedding(config.vocab_size, config.hidden_size, config.scale_emb)
@@ -56,7 +57,7 @@ class MiniCPMV2(PreTrainedModel, GenerationMixin):
         return self.llm.lm_head
 
     def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
-        self.llm.lm_head = new_embeddings
+        self.llm.set_output_embeddings(new_embeddings)
 
     def forward(
         self,
@@ -94,7 +95,8 @@ class MiniCPMV2(PreTrainedModel, GenerationMixin):
             raise ValueError("generation needs a batch padded on the left")
         options.setdefault("generation_config", self.generation_config)
         embeddings = self._embeddings(batch, self._visual_tokens(*self._features(batch)))
-        return self.llm.generate(inputs_embeds=embeddings, attention_mask=batch.attention_mask.long(), **options)
+        inputs = {"inputs_embeds": embeddings, "attention_mask": batch.attention_mask.long()}
+        return self.llm.generate(**inputs, **options)  # type: ignore[misc]
 
     def _features(self, batch: Batch) -> tuple[Tensor | None, list[tuple[int, int]]]:
         """Features of the crops, padded to [N, L, D], and their grids: of an empty crop where there is none but the
@@ -139,7 +141,8 @@ class MiniCPMV2(PreTrainedModel, GenerationMixin):
         embeddings = self.llm.model.embed_tokens(batch.input_ids)
         if len(batch.crop_rows):
             return merge_visual_tokens(embeddings, visual, batch.visual_mask)
-        return embeddings + (visual.sum() * 0).to(embeddings.dtype)  # the weights of an unused tower get zero gradients
+        nothing = (visual.sum() * 0).to(embeddings.dtype)  # an unused tower gets zero gradients, not none
+        return embeddings + nothing
 
     def _read(
         self, result: Outputs, batch: Batch, visual: Tensor, outputs: Collection[str], positions: Tensor | None
@@ -160,5 +163,5 @@ class MiniCPMV2(PreTrainedModel, GenerationMixin):
 
 def _crop_sizes(batch: Batch) -> list[tuple[int, int]]:
     if batch.crop_sizes is None:
-        raise ValueError("a batch with features needs crop_sizes: the connector must know each crop's height and width")
+        raise ValueError("a batch with features needs crop_sizes: the connector must know the shape of each crop")
     return [(height, width) for height, width in batch.crop_sizes.tolist()]

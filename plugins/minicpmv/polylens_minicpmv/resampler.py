@@ -9,12 +9,11 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from polylens_minicpmv.attention import attend, split_heads
-from polylens_minicpmv.configuration import MiniCPMV2Config
+from polylens_minicpmv.configuration import HEAD_DIM, MiniCPMV2Config
 from polylens_minicpmv.positions import sincos
 from polylens_minicpmv.vision import length_mask
 
 EPS = 1e-6
-HEAD_DIM = 128
 
 
 class CrossAttention(nn.Module):

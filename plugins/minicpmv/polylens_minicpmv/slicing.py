@@ -93,7 +93,7 @@ class MiniCPMVSlicer:
             InputError: a side of the picture is not positive.
         """
         if min(size) < 1:
-            raise InputError(f"a picture of {size[0]} x {size[1]} pixels cannot be sliced; both sides must be positive")
+            raise InputError(f"a picture of {size[0]} x {size[1]} pixels is empty; both sides must be positive")
         grid = choose_grid(size, self.scale, self.max_slice_nums) if self.slice_mode else None
         crops = [self._whole(self._overview_size(size, grid))]
         if grid is not None:

@@ -12,7 +12,7 @@ from polylens.errors import InputError
 from polylens_minicpmv.original_targets import original_layout, original_targets
 from polylens_minicpmv.placeholders import placeholder
 from polylens_minicpmv.segments import Piece, Segment, shorten
-from polylens_minicpmv.tokenizer import IMAGE_END, IMAGE_START, IMAGE_TOKENS, SLOT
+from polylens_minicpmv.tokenizer import BOS, EOS, IMAGE_END, IMAGE_START, IMAGE_TOKENS, SLOT
 
 USER, ASSISTANT = "<用户>", "<AI>"
 
@@ -31,7 +31,7 @@ class MiniCPMV2Template:
     def __init__(self, tokenizer: PreTrainedTokenizerBase, *, original_targets: bool = False) -> None:
         self.tokenizer = tokenizer
         self.original_targets = original_targets
-        self._start, self._end, self._slot = tokenizer.convert_tokens_to_ids([IMAGE_START, IMAGE_END, SLOT])
+        self._ids = tokenizer.get_vocab()
 
     def encode(
         self,
@@ -59,7 +59,7 @@ class MiniCPMV2Template:
     def _segments(
         self, messages: Sequence[Message], pieces: list[list[Piece]], style: str, generation_prompt: bool
     ) -> list[Segment]:
-        bos, eos = (self.tokenizer.bos_token_id,), (self.tokenizer.eos_token_id,)
+        bos, eos = (self._ids[BOS],), (self._ids[EOS],)
         if style == "plain":
             if len(pieces) != 1:
                 raise InputError(f"style 'plain' takes one message, and the record has {len(pieces)}")
@@ -72,14 +72,15 @@ class MiniCPMV2Template:
     def _labels(self, segments: list[Segment], style: str) -> list[int]:
         labels = [label for segment in segments for label in segment.labels]
         if self.original_targets and style == "chat":
-            return original_targets(labels, self.tokenizer.eos_token_id)
+            return original_targets(labels, self._ids[EOS])
         return labels
 
     def _visual_mask(self, ids: list[int]) -> list[bool]:
+        start, end, slot = (self._ids[token] for token in (IMAGE_START, IMAGE_END, SLOT))
         mask, inside = [], False
         for token in ids:
-            inside = token != self._end and (inside or token == self._start)
-            mask.append(inside and token == self._slot)
+            inside = token != end and (inside or token == start)
+            mask.append(inside and token == slot)
         return mask
 
 

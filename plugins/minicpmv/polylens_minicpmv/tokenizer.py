@@ -12,6 +12,7 @@ from transformers import LlamaTokenizer, PreTrainedTokenizerBase, PreTrainedToke
 
 from polylens.errors import InputError
 
+BOS, EOS = "<s>", "</s>"
 IMAGE_START, IMAGE_END = "<image>", "</image>"
 SLICE_START, SLICE_END = "<slice>", "</slice>"
 SLOT = "<unk>"
@@ -49,11 +50,12 @@ def _from_sentencepiece(folder: Path) -> PreTrainedTokenizerBase:
 
 def _require_image_tokens(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     vocabulary = tokenizer.get_vocab()
-    missing = [token for token in (SLOT, *IMAGE_TOKENS) if not _is_one_token(tokenizer, vocabulary, token)]
+    needed = (SLOT, BOS, EOS, *IMAGE_TOKENS)
+    missing = [token for token in needed if not _is_one_token(tokenizer, vocabulary, token)]
     if missing:
         raise InputError(
-            f"the tokenizer in {folder} lacks the image tokens {' '.join(missing)}; MiniCPM-V 2.0 needs each of them "
-            "as one special token"
+            f"the tokenizer in {folder} lacks {' '.join(missing)}; MiniCPM-V 2.0 needs its image tokens, each as one "
+            "special token"
         )
 
 

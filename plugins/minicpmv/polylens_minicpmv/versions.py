@@ -42,7 +42,7 @@ def is_supported(config: Mapping[str, Any]) -> bool:
     version = detect_version(config)
     if version not in (None, SUPPORTED):
         raise InputError(
-            f"config.json describes MiniCPM-V {version}; this release of the plugin 'minicpmv' reads "
-            f"MiniCPM-V {SUPPORTED} (openbmb/MiniCPM-V-2). Use a {SUPPORTED} checkpoint, or a plugin that reads {version}"
+            f"config.json describes MiniCPM-V {version}; this release of the plugin 'minicpmv' reads MiniCPM-V "
+            f"{SUPPORTED} (openbmb/MiniCPM-V-2). Use a {SUPPORTED} checkpoint, or a plugin that reads {version}"
         )
     return version == SUPPORTED
