@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @hookimpl
 def families() -> Sequence[ModelFamily]:
-    from polylens_minicpmv.families import FAMILIES
+    from polylens_minicpmv.family import FAMILIES
 
     return FAMILIES
 
@@ -34,7 +34,7 @@ def build_model(config: Mapping[str, Any]) -> PreTrainedModel:
 
 @hookimpl
 def tokenizer(source: Path) -> PreTrainedTokenizerBase:
-    from polylens_minicpmv.tokenizer import load_tokenizer
+    from polylens_minicpmv.tokenization import load_tokenizer
 
     return load_tokenizer(source)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from polylens.contracts import SlicedImage
-from polylens_minicpmv.tokenizer import IMAGE_END, IMAGE_START, SLICE_END, SLICE_START, SLOT
+from polylens_minicpmv.tokenization import IMAGE_END, IMAGE_START, SLICE_END, SLICE_START, SLOT
 
 
 def placeholder(image: SlicedImage) -> str:

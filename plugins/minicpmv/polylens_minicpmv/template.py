@@ -12,7 +12,7 @@ from polylens.errors import InputError
 from polylens_minicpmv.original_targets import original_layout, original_targets
 from polylens_minicpmv.placeholders import placeholder
 from polylens_minicpmv.segments import Piece, Segment, shorten
-from polylens_minicpmv.tokenizer import BOS, EOS, IMAGE_END, IMAGE_START, IMAGE_TOKENS, SLOT
+from polylens_minicpmv.tokenization import BOS, EOS, IMAGE_END, IMAGE_START, IMAGE_TOKENS, SLOT
 
 USER, ASSISTANT = "<用户>", "<AI>"
 
