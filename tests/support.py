@@ -120,3 +120,21 @@ def _kill(processes: Sequence[subprocess.Popen[bytes]]) -> None:
 def _report(ranks: Sequence[Rank], what: str) -> str:
     ends = (f"--- rank {i}, exit {rank.returncode}\n{rank.output[-4000:]}" for i, rank in enumerate(ranks))
     return f"{len(ranks)} ranks: {what}\n" + "\n".join(ends)
+
+
+def install(folder: Path, name: str, entry_points: Mapping[str, str], modules: Mapping[str, str]) -> Path:
+    """Lay out a distribution as pip would; put ``folder`` on the path to have it installed.
+
+    Args:
+        name: of the distribution.
+        entry_points: plugin name -> module.
+        modules: module -> source.
+    """
+    info = folder / f"{name.replace('-', '_')}-1.0.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+    lines = "\n".join(f"{key} = {value}" for key, value in entry_points.items())
+    (info / "entry_points.txt").write_text(f"[polylens.plugins]\n{lines}\n")
+    for module, source in modules.items():
+        (folder / f"{module}.py").write_text(source)
+    return folder

@@ -78,13 +78,13 @@ def _module(name: str) -> Any:
 def _manager(modules: list[Any]) -> pluggy.PluginManager:
     manager = pluggy.PluginManager(hookspecs.PROJECT)
     manager.add_hookspecs(hookspecs)
-    for module in modules:  # the last one registered answers first
-        manager.register(_hooks(module), name=getattr(module, "__name__", None))
     try:
+        for module in modules:  # the last one registered answers first
+            manager.register(_hooks(module), name=getattr(module, "__name__", None))
         manager.check_pending()
     except pluggy.PluginValidationError as error:
         name = getattr(error.plugin, "__name__", error.plugin)
-        raise InputError(f"plugin {name} does not fit polylens: {error}") from error
+        raise InputError(f"plugin {name} does not fit polylens: {' '.join(str(error).split())}") from error
     return manager
 
 
@@ -104,8 +104,6 @@ def _hooks(plugin: Any) -> Any:
     hidden = [name for name in names if isinstance(getattr(plugin, name, None), ModuleType)]
     if hidden:
         where = f"{plugin.__name__}.{hidden[0]}"
-        raise InputError(
-            f"plugin {plugin.__name__}: the module {where} hides the hook of that name; rename the module"
-        )
+        raise InputError(f"plugin {plugin.__name__}: the module {where} hides the hook of that name; rename it")
     marked = {name: value for name, value in vars(plugin).items() if hasattr(value, f"{hookspecs.PROJECT}_impl")}
     return SimpleNamespace(__name__=plugin.__name__, **marked)
