@@ -9,11 +9,12 @@ from typing import Any, BinaryIO
 
 import h5py
 
+from polylens.config import schemas
 from polylens.data.documents import Document, IndexedDocuments, OpenFiles, check_id
-from polylens.data.records import Line, decode_base64, parse_line, scan_jsonl
+from polylens.data.records import BadRecord, Line, decode_base64, parse_line, scan_jsonl
 from polylens.errors import InputError
 
-__all__ = ["Hdf5Documents", "InlineDocuments", "JsonlDocuments", "document_id"]
+__all__ = ["Hdf5Documents", "InlineDocuments", "JsonlDocuments", "document_id", "inline_id", "read_document"]
 
 _ID_KEYS = ("_id", "id", "text_id", "sample_id", "filename")
 _HDF5_ERRORS = (OSError, KeyError, RuntimeError, ValueError, AttributeError)
@@ -132,14 +133,24 @@ def _line_at(files: OpenFiles, path: Path, offset: int, length: int, where: str)
         raise InputError(f"{where}: {path} has changed since it was opened") from None
 
 
+def read_document(line: Line) -> Document:
+    """The document of a line, with its picture decoded from base64.
+
+    Raises:
+        InputError: the line cannot be used.
+    """
+    value = parse_line(line)
+    id = document_id(value, line.where)
+    _check_document(value, line.where)
+    return _document(id, value, f"{line.where}: /image")
+
+
 def _check_document(value: dict, where: str) -> None:
-    image, text = _image(value), value.get("text")
-    if image is not None and not isinstance(image, str):
-        raise InputError(f"{where}: /image: must be a base64 string or null, not {type(image).__name__}")
-    if text is not None and not isinstance(text, str):
-        raise InputError(f"{where}: /text: must be a string or null, not {type(text).__name__}")
-    if not image and not _text(value):
-        raise InputError(f"{where}: the document has neither a text nor an image")
+    problems = schemas.errors("documents", value)
+    if not problems and not _image(value) and not _text(value):
+        problems = ["/text: the document has neither a text nor an image"]
+    if problems:
+        raise BadRecord(where, problems)
 
 
 def _image(value: dict) -> Any:
@@ -173,14 +184,20 @@ class InlineDocuments(IndexedDocuments):
         self._files = OpenFiles(_open_bytes)
 
     def _read(self, id: str, position: int) -> Document:
-        path, offset, length, pick = self._places[position]
-        value = _line_at(self._files, path, offset, length, f"document {id!r}")
-        image, text = inline_content(pick_inline(value, pick), f"document {id!r}")
-        return Document(id, image, text)
+        path, _, offset, length, keys = self._places[position]
+        part = pick_inline(_line_at(self._files, path, offset, length, f"document {id!r}"), keys)
+        image, text = inline_content(part, f"document {id!r}")
+        # The text beside the picture of a query belongs to the query.
+        return Document(id, image, "" if keys == ("query",) else text)
+
+    def place(self, id: str) -> str:
+        """Where the document stands first: ``file:line: /json/pointer``."""
+        path, number, _, _, keys = self._places[self._positions[id]]
+        return f"{path}:{number}: /{'/'.join(map(str, keys))}"
 
 
-InlinePlace = tuple[Path, int, int, tuple[str | int, ...]]
-"""File, offset and length of a line, and the keys that lead to the document in it."""
+InlinePlace = tuple[Path, int, int, int, tuple[str | int, ...]]
+"""File, line number, offset and length of a line, and the keys that lead to the document in it."""
 
 
 def pick_inline(value: Any, keys: tuple[str | int, ...]) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -21,7 +21,7 @@ from polylens.data.legacy import InlineDocuments, InlinePlace, document_id, inli
 from polylens.data.records import BadRecord, Line, Quarantine, decode_base64, parse_line, scan_jsonl
 from polylens.errors import InputError
 
-__all__ = ["Pair", "PairReader", "Pairs", "document_record", "read_pairs", "read_queries"]
+__all__ = ["Pair", "PairReader", "Pairs", "document_record", "read_pairs", "read_queries", "read_query"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,20 +113,30 @@ class PairReader:
 
     def read(self, path: str | Path) -> Iterable[Pair]:
         """The good pairs of a file, in order."""
+        return (pair for _, pair in self.lines(path))
+
+    def lines(self, path: str | Path) -> Iterator[tuple[Line, Pair]]:
+        """The good pairs of a file, each with its line."""
         for line in scan_jsonl(path):
             try:
-                yield self._pair(line)
+                pair = self._pair(line)
             except InputError as error:
                 self._bad.add(line, error)
+            else:
+                yield line, pair
 
     def documents(self) -> DocumentSource:
         """The store and the documents within the lines read so far."""
-        inline = InlineDocuments("the training file", self._inline)
+        inline = self.inline_documents()
         if self._store is None:
             return inline
         if not self._inline:
             return self._store
         return DocumentUnion([_Named(self._store), inline])
+
+    def inline_documents(self) -> InlineDocuments:
+        """The documents within the lines read so far."""
+        return InlineDocuments("the lines of the pairs files", self._inline)
 
     def _pair(self, line: Line) -> Pair:
         value = parse_line(line)
@@ -200,7 +210,7 @@ class PairReader:
         if image is None and not text:
             raise BadRecord(line.where, [f"{pointer}: has neither text nor image"])
         id = inline_id(image, text)
-        self._inline.setdefault(id, (line.path, line.offset, len(line.data), keys))
+        self._inline.setdefault(id, (line.path, line.number, line.offset, len(line.data), keys))
         return id
 
 
@@ -258,7 +268,7 @@ def read_queries(path: str | Path, query_instruction: str = "") -> list[Record]:
     records: dict[str, Record] = {}
     for file in jsonl_files([path]):
         for line in scan_jsonl(file):
-            record = _query(line, query_instruction)
+            record = read_query(line, query_instruction)
             if record.id in records:
                 raise InputError(f"{line.where}: query {record.id!r} is also at {records[record.id].where}")
             records[record.id] = record
@@ -267,7 +277,8 @@ def read_queries(path: str | Path, query_instruction: str = "") -> list[Record]:
     return list(records.values())
 
 
-def _query(line: Line, instruction: str) -> Record:
+def read_query(line: Line, instruction: str) -> Record:
+    """The query of a line, in any form that ``read_queries`` takes."""
     value = parse_line(line)
     if isinstance(value, dict) and "positives" in value:
         return PairReader(None, instruction, _Raise(), check_documents=False)._plain_pair(line, value).query

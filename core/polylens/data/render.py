@@ -14,6 +14,7 @@ from typing import Literal
 from tqdm import tqdm
 
 from polylens.data.documents import Document
+from polylens.data.files import write_text
 from polylens.data.images import MAX_PIXELS
 from polylens.data.pdf_files import (
     PdfFile,
@@ -291,7 +292,7 @@ def _check_folder(output: Path) -> None:
 def _check_settings(path: Path, settings: RenderSettings, *, empty: bool) -> None:
     now = asdict(settings)
     if empty or not path.exists():
-        _write(path, json.dumps(now, indent=2) + "\n")
+        write_text(path, [json.dumps(now, indent=2) + "\n"])
         return
     try:
         before = json.loads(path.read_text(encoding="utf-8"))
@@ -325,7 +326,7 @@ def _name_files(
 
 def _note_files(path: Path, known: Sequence[RenderedFile], fresh: Sequence[RenderedFile]) -> None:
     entries = {entry.name: entry for entry in (*known, *fresh)}
-    _write(path, "".join(json.dumps(asdict(entry), ensure_ascii=False) + "\n" for entry in entries.values()))
+    write_text(path, (json.dumps(asdict(entry), ensure_ascii=False) + "\n" for entry in entries.values()))
 
 
 def _known_files(path: Path) -> list[RenderedFile]:
@@ -341,13 +342,4 @@ def _write_skipped(path: Path, files: Sequence[PdfFile], skipped: Sequence[Skipp
     earlier = [value for _, value in read_jsonl(path)] if path.exists() else []
     lines = [value for value in earlier if value.get("file") not in given] + [asdict(entry) for entry in skipped]
     if lines or path.exists():
-        _write(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
-
-
-def _write(path: Path, text: str) -> None:
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+        write_text(path, (json.dumps(line, ensure_ascii=False) + "\n" for line in lines))

@@ -70,7 +70,7 @@ class _PyMuPdf:
         # Damage is reported by exceptions; MuPDF would also print every repair.
         pymupdf.TOOLS.mupdf_display_errors(False)
         pymupdf.TOOLS.mupdf_display_warnings(False)
-        self._errors = (pymupdf.mupdf.FzErrorBase, RuntimeError, ValueError)
+        self._errors = (self._mupdf.mupdf.FzErrorBase, RuntimeError, ValueError)
         source = _file_or_bytes(path)
         given: dict[str, Any] = {"stream": source} if isinstance(source, bytes) else {"filename": source}
         self._pdf = self._guard("is no readable PDF", lambda: pymupdf.open(filetype="pdf", **given))
