@@ -1,0 +1,28 @@
+"""The gradient does not depend on how a batch is cut."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.core.engine.exactness import CASES, single_process
+from tests.support import torchrun
+
+SCRIPT = Path(__file__).with_name("exactness.py")
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_on_one_process(case):
+    assert single_process(case) <= 1e-10
+
+
+def test_on_two_ranks_of_ddp():
+    ranks = torchrun(SCRIPT, "ddp")
+    assert all(rank.output.count("at most 1e-10") == len(CASES) for rank in ranks)
+
+
+@pytest.mark.timeout(1200)
+def test_on_two_ranks_of_zero():
+    ranks = torchrun(SCRIPT, "zero", timeout=1100)
+    assert all(rank.output.count("at most 1e-05") == 4 * len(CASES) + 3 for rank in ranks)
