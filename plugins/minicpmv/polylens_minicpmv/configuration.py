@@ -24,6 +24,9 @@ LANGUAGE_KEYS = (
     *("attention_bias", "attention_dropout", "tie_word_embeddings", "bos_token_id", "eos_token_id"),
 )
 
+UNCHANGED = ("_source", "_loaded", "_rope_scaling", "_name_or_path", "architectures", "transformers_version")
+"""What never goes from memory into the file: our own notes, the folder that the model came from, who wrote it."""
+
 
 @dataclass(frozen=True, slots=True)
 class VisionSizes:
@@ -158,7 +161,7 @@ class MiniCPMV2Config(PreTrainedConfig):
         ``architectures`` stays what the file says: it names the class of the original, which other programs look for.
         """
         current = super().to_dict()
-        for name in ("_source", "_loaded", "_rope_scaling", "architectures", "transformers_version"):
+        for name in UNCHANGED:
             current.pop(name, None)
         if not hasattr(self, "_loaded"):
             return current

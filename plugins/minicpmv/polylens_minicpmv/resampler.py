@@ -43,14 +43,16 @@ class Resampler(nn.Module):
     """``query_num`` visual tokens out of the patches of each crop.
 
     Keys carry the 2-D position of their patch, values do not; in version 2.0 (alone) queries carry a fixed position
-    too, which the checkpoint stores.
+    too, which the checkpoint stores. It is a buffer here, because ``from_pretrained`` makes every parameter trainable.
     """
+
+    pos_embed: Tensor
 
     def __init__(self, config: MiniCPMV2Config) -> None:
         super().__init__()
         dim = config.hidden_size
         self.query = nn.Parameter(torch.zeros(config.query_num, dim))
-        self.pos_embed = nn.Parameter(query_positions(config.query_num, dim), requires_grad=False)
+        self.register_buffer("pos_embed", torch.zeros(config.query_num, dim))
         self.kv_proj = nn.Linear(config.vision_sizes.hidden_size, dim, bias=False)
         self.attn = CrossAttention(config)
         self.ln_q = nn.LayerNorm(dim, eps=EPS)
@@ -67,7 +69,7 @@ class Resampler(nn.Module):
         """
         value = self.ln_kv(self.kv_proj(features))
         key = value + self._key_positions(grids, value)
-        query = (self.ln_q(self.query) + self.pos_embed.to(self.query.dtype)).expand(len(features), -1, -1)
+        query = (self.ln_q(self.query) + self.pos_embed).expand(len(features), -1, -1)
         mask = length_mask([height * width for height, width in grids], features.device)
         return self.ln_post(self.attn(query, key, value, mask)) @ self.proj
 

@@ -1,0 +1,108 @@
+"""The same weights and inputs as the original program, compared with what it computed (float32, CPU)."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from torch.nn import functional as F
+
+from polylens.contracts import Batch
+from polylens.modeling.preprocessing import BicubicPreprocessor, normalise
+from polylens_minicpmv.configuration import MiniCPMV2Config
+from polylens_minicpmv.model import MEAN, STD, MiniCPMV2
+from polylens_minicpmv.slicing import MiniCPMVSlicer
+
+NEAR = {"rtol": 1e-5, "atol": 1e-5}
+IMAGES = ("a.png", "b.png", "c.png")
+
+
+def crops(folder: Path) -> list[list[torch.Tensor]]:
+    slicer, preprocessor = MiniCPMVSlicer(56, 14, 4, 4), BicubicPreprocessor()
+    rows = []
+    for name in IMAGES:
+        image = Image.open(folder / "images" / name).convert("RGB")
+        rows.append(preprocessor.pixels(image, slicer.slice(image.size)))
+    return rows
+
+
+@pytest.fixture(scope="module")
+def stored(original):
+    return torch.load(original / "batch.pt", weights_only=True)
+
+
+@pytest.fixture(scope="module")
+def expected(original):
+    return torch.load(original / "outputs.pt", weights_only=True)
+
+
+@pytest.fixture(scope="module")
+def batch(original, stored) -> Batch:
+    rows = crops(original)
+    visual = torch.zeros_like(stored["attention_mask"])
+    for row, bounds in enumerate(stored["image_bound"]):
+        for start, end in bounds.tolist():
+            visual[row, start:end] = True
+    owners = [row for row, own in enumerate(rows) for _ in own]
+    return Batch(
+        ids=list(IMAGES),
+        input_ids=stored["input_ids"].long(),
+        attention_mask=stored["attention_mask"],
+        labels=stored["labels"].long(),
+        visual_mask=visual,
+        pixels=[crop for own in rows for crop in own],
+        crop_rows=torch.tensor(owners),
+        crop_tokens=torch.full((len(owners),), 4),
+        costs=stored["attention_mask"].sum(1),
+    )
+
+
+@pytest.fixture(scope="module", params=["sdpa", "eager"])
+def model(request, original, original_config):
+    config = MiniCPMV2Config(**original_config)
+    return MiniCPMV2.from_pretrained(original, config=config, attn_implementation=request.param).eval()
+
+
+@pytest.fixture(scope="module")
+def outputs(model, batch):
+    first = {}
+    handle = model.llm.model.layers[0].register_forward_pre_hook(lambda _, args: first.update(embeddings=args[0]))
+    with torch.no_grad():
+        result = model(batch, outputs={"vision", "connector", "hidden", "logits"})
+    handle.remove()
+    return result, first["embeddings"]
+
+
+def test_pixels(original, stored):
+    theirs = [crop for row in stored["pixel_values"] for crop in row]
+    ours = [normalise(crop, MEAN, STD, torch.float32) for row in crops(original) for crop in row]
+    assert all(torch.equal(own, their) for own, their in zip(ours, theirs, strict=True))
+
+
+def test_vision_features(outputs, expected):
+    for own, their in zip(outputs[0].vision, expected["vision_features"], strict=True):
+        torch.testing.assert_close(own, their[0], **NEAR)
+
+
+def test_visual_tokens(outputs, expected):
+    theirs = torch.cat(expected["resampler_outputs"]).flatten(0, 1)
+    torch.testing.assert_close(outputs[0].connector, theirs, **NEAR)
+
+
+def test_input_embeddings(outputs, expected, stored):
+    mask = stored["attention_mask"]
+    torch.testing.assert_close(outputs[1][mask], expected["inputs_embeds"][mask], **NEAR)
+
+
+def test_hidden_states(outputs, expected, stored):
+    mask = stored["attention_mask"]
+    torch.testing.assert_close(outputs[0].hidden[mask], expected["llm_hidden_states"][-1][mask], rtol=1e-5, atol=1e-4)
+
+
+def test_logits_and_loss(outputs, expected, stored):
+    mask = stored["attention_mask"]
+    logits = outputs[0].logits.unflatten(0, mask.shape)
+    torch.testing.assert_close(logits[mask], expected["logits"][mask], rtol=1e-5, atol=1e-4)
+    shifted = stored["labels"].long()  # by the original itself
+    loss = F.cross_entropy(logits.flatten(0, 1), shifted.flatten())
+    torch.testing.assert_close(loss, expected["loss"], rtol=1e-5, atol=0)

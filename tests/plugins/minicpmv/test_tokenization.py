@@ -1,0 +1,77 @@
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from polylens.errors import InputError
+from polylens_minicpmv.tokenization import load_tokenizer
+
+PLUGIN = Path(__file__).parents[3] / "plugins" / "minicpmv"
+
+
+@given(st.text(alphabet=st.characters(exclude_categories=["Cs"])))
+def test_any_text_comes_back(tiny, text):
+    ids = tiny.tokenizer.encode(text, add_special_tokens=False)
+    if not set(ids) & set(range(15)) and "▁" not in text:  # special tokens, and sentencepiece's own mark of a space
+        assert tiny.tokenizer.decode(ids) == text
+
+
+def test_special_tokens_of_the_preset(tiny):
+    ids = tiny.tokenizer.encode("<unk></s><image></image><ref></ref><slice></slice>", add_special_tokens=False)
+    assert ids == [0, 2, 3, 4, 5, 6, 13, 14]
+    assert (tiny.tokenizer.bos_token_id, tiny.tokenizer.eos_token_id, tiny.tokenizer.pad_token_id) == (1, 2, 0)
+    assert len(tiny.tokenizer) == tiny.config["vocab_size"]
+
+
+def test_the_preset_is_what_its_program_builds(tmp_path, tiny):
+    subprocess.run([sys.executable, str(PLUGIN / "make_tiny.py"), str(tmp_path)], check=True)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        assert (tmp_path / name).read_bytes() == (tiny.family.presets["tiny"] / name).read_bytes()
+
+
+def test_a_folder_without_tokenizer_is_refused(tmp_path):
+    with pytest.raises(InputError, match="has no tokenizer"):
+        load_tokenizer(tmp_path)
+
+
+def test_missing_image_tokens_are_named(tmp_path, tiny):
+    source = tiny.family.presets["tiny"]
+    content = json.loads((source / "tokenizer.json").read_text(encoding="utf-8"))
+    content["added_tokens"] = [token for token in content["added_tokens"] if "slice" not in token["content"]]
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content), encoding="utf-8")
+    shutil.copy(source / "tokenizer_config.json", tmp_path)
+    with pytest.raises(InputError, match=rf"{tmp_path} lacks <slice> </slice>;"):
+        load_tokenizer(tmp_path)
+
+
+def test_remote_code_is_never_asked_for(tmp_path, tiny):
+    source = tiny.family.presets["tiny"]
+    shutil.copy(source / "tokenizer.json", tmp_path)
+    config = json.loads((source / "tokenizer_config.json").read_text(encoding="utf-8"))
+    config |= {"tokenizer_class": "LlamaTokenizerWrapper", "auto_map": {"AutoTokenizer": ["modeling.Wrapper", None]}}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config), encoding="utf-8")
+    assert load_tokenizer(tmp_path).encode("<image>") == [1, 3]
+
+
+TEXTS = [
+    "<用户><image><unk><unk></image>\nHi there<AI>",
+    "Look: <image><unk></image>\n what is it?",
+    "  two  spaces\n\nand an end ",
+    "描述这张图片。",
+    "émoji 😀",
+    "",
+]
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_both_files_of_the_original_give_the_same_ids(original, tmp_path, text):
+    for name in ("tokenizer.model", "tokenizer_config.json", "special_tokens_map.json"):
+        shutil.copyfile(original / "tokenizer" / name, tmp_path / name)
+    fast, from_sentencepiece = load_tokenizer(original / "tokenizer"), load_tokenizer(tmp_path)
+    assert from_sentencepiece.encode(text) == fast.encode(text)
+    assert from_sentencepiece.decode(fast.encode(text)) == fast.decode(fast.encode(text))
