@@ -11,8 +11,10 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from transformers import PreTrainedModel
+from transformers.core_model_loading import WeightRenaming
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 
+from polylens.contracts import ModelFamily
 from polylens.engine.sources import ModelSource
 from polylens.errors import InputError
 
@@ -35,9 +37,20 @@ def load_model(hooks: Any, found: ModelSource, dtype: str, attn_implementation: 
         model = _random_model(hooks, found, kind, settings, seed)
     else:
         model = _read_weights(kind, found, settings)
+    _write_first_layout(model, found.family)
     if found.adapter is not None:
         _read_adapter(model, found.adapter)
     return model
+
+
+def _write_first_layout(model: PreTrainedModel, family: ModelFamily) -> None:
+    """Make ``save_pretrained`` write names of the first layout, whichever layout was read, and for presets too."""
+    renames = {old for layout in family.layouts for old in layout.renames}
+    if renames:
+        applied = getattr(model, "_weight_conversions", None) or []
+        others = [conversion for conversion in applied if not renames.intersection(conversion.source_patterns)]
+        first = [WeightRenaming(old, new) for old, new in family.layouts[0].renames.items()]
+        model._weight_conversions = [*first, *others]  # type: ignore[assignment]
 
 
 def _random_model(
