@@ -314,7 +314,7 @@ class Collator(Protocol):
     def __call__(self, examples: Sequence[Example]) -> Batch: ...
 
 
-@dataclass(slots=True)
+@dataclass  # without slots: ZeRO-3 looks for tensors in the ``vars`` of what a module returns
 class Outputs:
     """What a model's ``forward(batch, outputs={...})`` returns: the fields that were asked for, else ``None``.
 
