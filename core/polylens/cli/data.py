@@ -164,11 +164,18 @@ def _print_figures(figures: dict[str, Any]) -> None:
 
     table = Table("figure", "value")
     for name, value in figures.items():
-        rows = value.items() if isinstance(value, dict) else [("", value)]
-        for inner, figure in rows:
-            text = ", ".join(f"{figure[key]} {key}" for key in figure) if isinstance(figure, dict) else f"{figure}"
-            table.add_row(f"{name}: {inner}" if inner else name, text)
+        if isinstance(value, dict) and any(isinstance(inner, dict) for inner in value.values()):
+            for key, inner in value.items():
+                table.add_row(f"{name}: {key}", _joined(inner))
+        else:
+            table.add_row(name, _joined(value) if isinstance(value, dict) else str(value))
     Console().print(table)
+
+
+def _joined(figures: dict[str, Any]) -> str:
+    return ", ".join(
+        f"{key} {value:g}" if isinstance(value, float) else f"{key} {value}" for key, value in figures.items()
+    )
 
 
 def _add_show(parser: argparse.ArgumentParser) -> None:
@@ -226,4 +233,4 @@ def _positive(text: str) -> int:
 
 
 def _say(line: str) -> None:
-    print(line)  # noqa: T201
+    print(line)

@@ -108,6 +108,7 @@ def build_pairs(
     """
     settings, output = settings or BuildSettings(), Path(output)
     output.mkdir(parents=True, exist_ok=True)
+    (output / "quarantine.jsonl").unlink(missing_ok=True)
     with Quarantine(on_bad_record, output / "quarantine.jsonl") as bad:
         items = _read(records, documents, bad)
     if not items:

@@ -71,7 +71,7 @@ def parse_line(line: Line) -> Any:
         InputError: it is not UTF-8, not JSON, or holds text that is not valid Unicode.
     """
     try:
-        text = line.data.decode("utf-8-sig" if line.offset == 0 else "utf-8")
+        text = line.data.rstrip().decode("utf-8-sig" if line.offset == 0 else "utf-8")
         value = json.loads(text, parse_constant=_refuse_constant)
         if _SURROGATE.search(line.data):
             json.dumps(value, ensure_ascii=False).encode("utf-8")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import math
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -35,6 +36,7 @@ __all__ = ["RenderReport", "RenderSettings", "Skipped", "render_pdfs"]
 
 _LOG = logging.getLogger(__name__)
 _PAGES_PER_TASK = 4
+_MAX_SIDE = 65_500  # of a JPEG
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,7 @@ class RenderSettings:
             raise InputError(f"the format of pages is jpeg or png, not {self.image_format!r}")
         if not 1 <= self.quality <= 95:
             raise InputError(f"the JPEG quality is 1 to 95, not {self.quality}")
-        if not (self.long_side or 1) > 0 or not (self.dpi or 1) > 0:
+        if not all(value is None or 0 < value < math.inf for value in (self.dpi, self.long_side)):
             raise InputError("dpi and the pixels of the long side must be positive")
         if self.dpi is None and self.long_side is None:
             object.__setattr__(self, "dpi", 144.0)
@@ -80,8 +82,8 @@ class RenderSettings:
             raise InputError(f"has no area: it measures {width:g} x {height:g} points")
         scale = self.long_side / max(size) if self.long_side else (self.dpi or 0) / 72
         pixels = (round(width * scale), round(height * scale))
-        if pixels[0] * pixels[1] > MAX_PIXELS:
-            raise InputError(f"would have {pixels[0]} x {pixels[1]} pixels; {MAX_PIXELS} are allowed")
+        if min(pixels) < 1 or max(pixels) > _MAX_SIDE or pixels[0] * pixels[1] > MAX_PIXELS:
+            raise InputError(f"would have {pixels[0]} x {pixels[1]} pixels; 1 to {MAX_PIXELS} are allowed")
         return scale
 
 

@@ -14,6 +14,7 @@ written with HDF5's oldest format: a file of the newest one cannot be opened aga
 
 from __future__ import annotations
 
+import errno
 import os
 import zlib
 from collections.abc import Sequence
@@ -32,6 +33,7 @@ FORMAT = 1
 """Version of this layout, kept in the attribute ``polylens_format``."""
 
 _CHUNK = 64 * 1024
+_MARGIN = 2**20  # of a write, for partly filled chunks and HDF5's own tables
 _INDEX = {"end": np.uint64, "text_bytes": np.uint32, "crc32": np.uint32}
 _HDF5_ERRORS = (OSError, KeyError, RuntimeError, ValueError, TypeError, UnicodeDecodeError)
 
@@ -129,7 +131,11 @@ class ShardWriter:
         return len(self.ids)
 
     def write(self, document: Document) -> None:
-        """Append a document whose id is new."""
+        """Append a document whose id is new.
+
+        Raises:
+            OSError: the disk is full; what was flushed before is safe.
+        """
         text = document.text.encode("utf-8")
         data = (document.image or b"") + text
         self._pending.append((document.id, data, len(text)))
@@ -144,10 +150,12 @@ class ShardWriter:
             return
         ids, blobs, text_bytes = zip(*self._pending, strict=True)
         start = self._end()
+        self._reserve(sum(map(len, blobs)))
         self._append("blob", np.frombuffer(b"".join(blobs), dtype=np.uint8), at=start)
         self._file.flush()
         ends = start + np.cumsum([len(data) for data in blobs], dtype=np.uint64)
         crcs = [document_crc(id, data) for id, data, _ in self._pending]
+        self._reserve(sum(map(len, ids)) * 4)
         for name, values in (("end", ends), ("text_bytes", text_bytes), ("crc32", crcs), ("id", ids)):
             self._append(name, values)
         self._file.flush()
@@ -156,7 +164,9 @@ class ShardWriter:
     def finish(self) -> None:
         """Write what is left, make it last through a power cut, and give the shard its final name."""
         self.flush()
+        self._reserve(0)
         self._file.close()
+        _trim(self._temporary)
         _sync(self._temporary)
         os.replace(self._temporary, self.path)
         _sync(self.path.parent)
@@ -170,6 +180,21 @@ class ShardWriter:
         """Close and delete: for a shard in which nothing was written."""
         self.abandon()
         self._temporary.unlink()
+
+    def _reserve(self, size: int) -> None:
+        """Take the space of the next write now: HDF5 crashes the process when a disk is full under it.
+
+        ``finish`` gives back what was not needed.
+
+        Raises:
+            OSError: there is not enough space.
+        """
+        descriptor = self._file.id.get_vfd_handle()
+        try:
+            os.posix_fallocate(descriptor, self._file.id.get_filesize(), size + _MARGIN)
+        except OSError as error:
+            if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):
+                raise
 
     def _end(self) -> int:
         ends = self._file["end"]
@@ -233,6 +258,14 @@ def _create(path: Path) -> h5py.File:
     file.create_dataset("id", (0,), h5py.string_dtype("utf-8"), maxshape=(None,), chunks=(1024,))
     file.flush()
     return file
+
+
+def _trim(path: Path) -> None:
+    """Cut off what was reserved and not used, behind the end that the superblock (version 0) notes at byte 40."""
+    with path.open("rb") as file:
+        superblock = file.read(48)
+    if superblock[8] == 0:
+        os.truncate(path, int.from_bytes(superblock[40:48], "little"))
 
 
 def _sync(path: Path) -> None:

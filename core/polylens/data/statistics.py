@@ -86,19 +86,19 @@ def document_statistics(documents: DocumentSource) -> dict[str, Any]:
         "pages a file": distribution(list(files.values())),
         "picture width": distribution([width for width, _ in sizes]),
         "picture height": distribution([height for _, height in sizes]),
-        "picture bytes": distribution(weights),
+        "picture bytes": {**distribution(weights), "sum": sum(weights)},
         "text characters": distribution(lengths),
-        "picture sizes": {f"{w} x {h}": count for (w, h), count in Counter(sizes).most_common(10)},
+        "most frequent sizes": {f"{w} x {h}": count for (w, h), count in Counter(sizes).most_common(10)},
     }
 
 
 def distribution(values: Sequence[int]) -> dict[str, float]:
-    """Smallest, quartiles, largest and sum; empty without values.
+    """Smallest, quartiles and largest; empty without values.
 
     >>> distribution([1, 2, 3, 10])
-    {'min': 1, '25%': 1.75, 'median': 2.5, '75%': 4.75, 'max': 10, 'sum': 16}
+    {'min': 1, '25%': 1.75, 'median': 2.5, '75%': 4.75, 'max': 10}
     """
     if not values:
         return {}
     low, middle, high = np.percentile(values, [25, 50, 75]).tolist()
-    return {"min": min(values), "25%": low, "median": middle, "75%": high, "max": max(values), "sum": sum(values)}
+    return {"min": min(values), "25%": low, "median": middle, "75%": high, "max": max(values)}

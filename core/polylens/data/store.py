@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import json
@@ -177,19 +178,37 @@ class DocumentWriter:
             self._shard.flush()
 
     def close(self) -> None:
-        """Finish the last shard."""
-        self._seal()
-        self._lock.close()
+        """Finish the last shard.
+
+        Raises:
+            InputError: the disk is full.
+        """
+        try:
+            self._seal()
+        except OSError as error:
+            self._stop(error)
+        finally:
+            self._lock.close()
 
     def __enter__(self) -> DocumentWriter:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        if isinstance(error, OSError) and self._shard is not None:
-            self._shard.abandon()
+        if isinstance(error, OSError):
+            self._stop(error)
+        self.close()
+
+    def _stop(self, error: OSError) -> None:
+        """Leave the unfinished shard to the next writer."""
+        shard, self._shard = self._shard, None
+        if shard is not None:
+            shard.abandon()
             self._lock.close()
-        else:
-            self.close()
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise InputError(
+                f"{self._folder}: {error.strerror}; what was stored is kept: make room and start again"
+            ) from error
+        raise error
 
     def _start(self) -> ShardWriter:
         pattern = re.compile(re.escape(self._prefix) + r"-(\d+)\.h5")
@@ -197,14 +216,16 @@ class DocumentWriter:
         return ShardWriter(self._folder / shard_name(self._prefix, max(taken, default=-1) + 1))
 
     def _seal(self) -> None:
-        shard, self._shard = self._shard, None
+        shard = self._shard
         if shard is None:
             return
-        if not len(shard):
+        if len(shard):
+            shard.finish()
+        else:
             shard.discard()
-            return
-        shard.finish()
-        _append_line(self._folder / MANIFEST, _entry(shard.path, len(shard)))
+        self._shard = None
+        if len(shard):
+            _append_line(self._folder / MANIFEST, _entry(shard.path, len(shard)))
 
 
 def _locked(path: Path):
