@@ -26,7 +26,7 @@ M = TypeVar("M")
 Forward = Callable[[Any, Mapping[str, float] | None], "Encoded"]
 
 
-@dataclass(slots=True)
+@dataclass  # without slots: ZeRO-3 looks for tensors in the ``vars`` of what a module returns
 class Encoded:
     """What the forward pass of a micro-batch gives the gradient cache.
 

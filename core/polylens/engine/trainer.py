@@ -71,7 +71,11 @@ class PolylensTrainer(Trainer):
     ) -> None:
         self.checkpoint, self.objective, self.card, self.evaluator = checkpoint, objective, card, evaluator
         self.steps = StepNumbers(planner)
-        super().__init__(TrainingModule(checkpoint.model, objective), args, train_dataset=self.steps)
+        # Trainer wants an evaluation set before it evaluates; what is measured on is the evaluator's own business.
+        measured = self.steps if evaluator is not None else None
+        super().__init__(
+            TrainingModule(checkpoint.model, objective), args, train_dataset=self.steps, eval_dataset=measured
+        )
         self.stream = MicroBatchStream(planner, checkpoint.collator(), _loader_options(args), args.device)
         self._window = _Window()
         for callback in (PrinterCallback, ProgressCallback):

@@ -98,9 +98,9 @@ def train(config: RunConfig, evaluator: Callable[[Validation], Evaluator]) -> Tr
     card = _card(config, checkpoint, objective)
     preparer = checkpoint.preparer(ImageOpener(_image_root(config), data.documents), style="plain")
     planner = _planner(config, args, accumulation, data, preparer, objective)
-    trainer = PolylensTrainer(checkpoint, objective, args, planner, card)
-    if config.data.validation:
-        trainer.evaluator = evaluator(_validation(config, args, checkpoint, card, data.documents))
+    validation = _validation(config, args, checkpoint, card, data.documents) if config.data.validation else None
+    measure = evaluator(validation) if validation else None
+    trainer = PolylensTrainer(checkpoint, objective, args, planner, card, measure)
     _write_run(config, args)
     outcome = trainer.train(resume_from_checkpoint=resume)
     return _finish(trainer, outcome.training_loss)

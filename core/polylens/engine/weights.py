@@ -62,7 +62,7 @@ def _random_model(
         if not is_deepspeed_zero3_enabled():
             return kind._from_config(**settings)
         whole = hooks.build_model(family=found.family, config=found.config)
-    return kind.from_pretrained(None, state_dict=whole.state_dict(), **settings)
+    return kind.from_pretrained(None, state_dict=dict(whole.state_dict()), **settings)
 
 
 def _read_weights(kind: type[PreTrainedModel], found: ModelSource, settings: dict[str, Any]) -> PreTrainedModel:

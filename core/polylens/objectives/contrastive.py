@@ -73,7 +73,8 @@ class Contrastive(Objective):
 
     def __init__(self, options: ContrastiveOptions | None = None) -> None:
         self.options = options or ContrastiveOptions()
-        self._log_scale = nn.Parameter(torch.tensor(-math.log(self.options.temperature)))
+        # One element, not a scalar: DeepSpeed cannot broadcast tensors without dimensions.
+        self._log_scale = nn.Parameter(torch.tensor([-math.log(self.options.temperature)]))
 
     def parameters(self) -> dict[str, nn.Parameter]:
         """``log_scale``, the logarithm of the inverse temperature, if it is learned."""
@@ -121,7 +122,7 @@ class Contrastive(Objective):
             scale_gradient += weight * part_scale
             hits = part_hits
         if self.options.learned_temperature:
-            total.parameter_gradients["log_scale"] = scale_gradient * slope
+            total.parameter_gradients["log_scale"] = (scale_gradient * slope).unsqueeze(0)
         total.metrics = {"accuracy": hits / len(queries)}
         return total
 
@@ -137,7 +138,7 @@ class Contrastive(Objective):
         """The inverse temperature, and its derivative with respect to ``log_scale``."""
         if not self.options.learned_temperature:
             return like.new_tensor(1 / self.options.temperature), 0.0
-        free = parameters.get("log_scale", self._log_scale).detach().to(like).exp()
+        free = parameters.get("log_scale", self._log_scale).detach().to(like).exp().squeeze()
         scale = free.clamp(max=MAX_SCALE)
         return scale, float(scale) if float(free) <= MAX_SCALE else 0.0
 
