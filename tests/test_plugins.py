@@ -59,11 +59,12 @@ def test_a_plugin_that_does_not_import_says_why(installed):
 
 def test_a_broken_plugin_leaves_the_others_working(installed):
     source = GOOD + "@hookimpl\ndef objective(name, options):\n    return 'o' if name == 'toy_objective' else None\n"
-    modules = {"toy_works": source, "toy_fails": "1 / 0"}
-    installed("toy-dist", {"toy_works": "toy_works", "toy_fails": "toy_fails"}, modules)
+    modules = {"toy_works": source, "toy_fails": "1 / 0", "toy_unfit": GOOD.replace("families", "famlies")}
+    installed("toy-dist", {name: name for name in modules}, modules)
     hooks, broken = plugins.load_all()
     assert hooks.objective(name="toy_objective", options={}) == "o"
     assert "ZeroDivisionError" in broken["toy_fails"]
+    assert "famlies" in broken["toy_unfit"]
 
 
 def test_a_plugin_that_two_packages_claim(installed):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint, EntryPoints, entry_points
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -29,28 +29,37 @@ class PluginInfo:
 
 def installed() -> list[PluginInfo]:
     """Every installed plugin, by name. The core's own defaults are not listed."""
-    infos = (_info(entry) for entry in entry_points(group=GROUP) if entry.name != CORE)
-    return sorted(infos, key=lambda info: info.name)
+    return _listed(entry_points(group=GROUP))
 
 
 def load(name: str) -> pluggy.HookRelay:
     """The hooks of one plugin, the core's defaults behind them.
 
     Raises:
-        InputError: no plugin of that name is installed, two distributions claim it, or it fails to import.
+        InputError: no plugin of that name is installed, two distributions claim it, it fails to import, or it has a
+            hook that does not exist.
     """
-    return _manager([_module(CORE), _module(name)]).hook
+    entries = entry_points(group=GROUP)
+    return _manager([_module(CORE, entries), _module(name, entries)]).hook
 
 
 def load_all() -> tuple[pluggy.HookRelay, dict[str, str]]:
-    """The hooks of every plugin that imports, and for each of the others its name and what went wrong."""
-    modules, broken = [_module(CORE)], {}
-    for info in installed():
+    """The hooks of every plugin that loads, and for each of the others its name and what went wrong."""
+    entries = entry_points(group=GROUP)
+    modules, broken = [_module(CORE, entries)], {}
+    for name in dict.fromkeys(info.name for info in _listed(entries)):
         try:
-            modules.append(_module(info.name))
+            module = _module(name, entries)
+            _manager([module])  # one that does not fit must not take the others with it
+            modules.append(module)
         except InputError as error:
-            broken[info.name] = str(error)
+            broken[name] = str(error)
     return _manager(modules).hook, broken
+
+
+def _listed(entries: EntryPoints) -> list[PluginInfo]:
+    infos = (_info(entry) for entry in entries if entry.name != CORE)
+    return sorted(infos, key=lambda info: info.name)
 
 
 def _info(entry: EntryPoint) -> PluginInfo:
@@ -58,21 +67,24 @@ def _info(entry: EntryPoint) -> PluginInfo:
     return PluginInfo(entry.name, entry.value, dist.name if dist else "?", dist.version if dist else "?")
 
 
-def _module(name: str) -> Any:
+def _module(name: str, entries: EntryPoints) -> Any:
     """Import the plugin that an entry point names; one line says what is wrong if that fails."""
-    found = list(entry_points(group=GROUP, name=name))
-    names = [info.name for info in installed()]
-    listing = f"installed plugins: {', '.join(names) or 'none'}"
+    found = list(entries.select(name=name))
     if not found:
-        raise InputError(f"no plugin named {name!r}{closest(name, names)}; {listing}")
+        hint = closest(name, [info.name for info in _listed(entries)])
+        raise InputError(f"no plugin named {name!r}{hint}; {_names(entries)}")
     if len(found) > 1:
         owners = ", ".join(_info(entry).distribution for entry in found)
         raise InputError(f"plugin {name!r} is claimed by several packages ({owners}); uninstall all but one")
     try:
         return found[0].load()
     except Exception as error:
-        kind = type(error).__name__
-        raise InputError(f"plugin {name!r} ({found[0].value}) cannot be loaded: {kind}: {error}; {listing}") from error
+        what = f"plugin {name!r} ({found[0].value}) cannot be loaded"
+        raise InputError(f"{what}: {type(error).__name__}: {error}; {_names(entries)}") from error
+
+
+def _names(entries: EntryPoints) -> str:
+    return f"installed plugins: {', '.join(info.name for info in _listed(entries)) or 'none'}"
 
 
 def _manager(modules: list[Any]) -> pluggy.PluginManager:

@@ -130,7 +130,7 @@ def _only(origin: str, names: str, allowed: str, reason: str) -> Alias:
     """One value is what polylens always does, so nothing is set; any other is refused."""
 
     def translate(argument: Argument) -> list[Argument]:
-        given = " ".join(argument.values) or "true"
+        given = " ".join(argument.values) if argument.values else "true"
         same = given == allowed or (boolean(given) is not None and boolean(given) == boolean(allowed))
         if not same:
             raise InputError(f"{argument.spelling} {given} cannot be kept: {reason}")

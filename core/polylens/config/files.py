@@ -2,26 +2,37 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
-from jsonargparse import get_loader
 
 from polylens.errors import InputError
+
+
+class _Loader(yaml.SafeLoader):
+    """PyYAML's safe loader with the floats of YAML 1.2: ``2e-5`` is a number, not a string."""
+
+
+class _Dumper(yaml.SafeDumper):
+    """The same rules the other way: a string that looks like a number is quoted."""
+
+
+_FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)[eE][-+]?[0-9]+")
+for _side in (_Loader, _Dumper):
+    _side.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+.0123456789"))
 
 
 def read_run_file(path: str | Path) -> dict[str, Any]:
     """The mapping that a YAML (or JSON) file holds; an empty file is an empty mapping.
 
-    The loader is jsonargparse's: it follows YAML 1.2 for numbers, so ``2e-5`` is a float and not a string.
-
     Raises:
         InputError: the file cannot be read, is not YAML, or is not a mapping.
     """
     try:
-        value = get_loader("yaml")(Path(path).read_text(encoding="utf-8"))
+        value = yaml.load(Path(path).read_text(encoding="utf-8"), Loader=_Loader)
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"cannot read the run file {str(path)!r}: {error}") from error
     except yaml.YAMLError as error:
@@ -35,7 +46,7 @@ def read_run_file(path: str | Path) -> dict[str, Any]:
 
 def run_file_text(run: Mapping[str, Any]) -> str:
     """A run file that says the same as ``run``."""
-    return yaml.safe_dump(dict(run), sort_keys=False, allow_unicode=True, width=110)
+    return yaml.dump(dict(run), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110)
 
 
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from jsonargparse import ArgumentError, ArgumentParser
+from jsonargparse import ArgumentParser
 
 from polylens.config import aliases, schemas
 from polylens.config.arguments import Argument, boolean, split, typed
@@ -69,7 +69,7 @@ def run_text(run: RunConfig) -> str:
 
 
 def run_parser(options: Sequence[Option] | Vocabulary) -> ArgumentParser:
-    """A jsonargparse parser whose keys are the paths of the options: it types values and writes the schema."""
+    """A jsonargparse parser whose keys are the paths of the options: it writes the schema."""
     parser = ArgumentParser(exit_on_error=False)
     for option in options:
         parser.add_argument(f"--{option.path}", type=option.hint, default=option.default, help=option.help or None)
@@ -139,11 +139,20 @@ def _checked(path: Path, content: Mapping[str, Any], vocabulary: Vocabulary) -> 
     """The content of a run file with values of the right types; every error is reported at once."""
     _refuse_training(content, str(path))
     schemas.check_against(run_schema(vocabulary), content, str(path))
-    content = {key: value for key, value in content.items() if key != "$schema"}
-    try:
-        return run_parser(vocabulary).parse_object(content, defaults=False).as_dict()
-    except ArgumentError as error:
-        raise InputError(f"{path}: {' '.join(str(error).split())}") from error
+    kinds = {option.path: option for option in vocabulary}
+    return _coerced({key: value for key, value in content.items() if key != "$schema"}, kinds)
+
+
+def _coerced(content: Mapping[str, Any], options: Mapping[str, Option], prefix: str = "") -> dict[str, Any]:
+    """Values that fit the schema, in the types of their options."""
+    values = {}
+    for key, value in content.items():
+        path = prefix + key
+        if path in options:
+            values[key] = options[path].coerced(value)
+        else:
+            values[key] = _coerced(value, options, path + ".") if isinstance(value, Mapping) else value
+    return values
 
 
 def _refuse_training(content: Mapping[str, Any], where: str) -> None:

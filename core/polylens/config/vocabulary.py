@@ -13,6 +13,7 @@ import types
 import typing
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Literal
 
 from docstring_parser import parse as parse_docstring
@@ -56,6 +57,8 @@ class Option:
         >>> [Option(path, int).name for path in ("data.train", "lora.r", "lora.enable", "training.seed")]
         ['train', 'lora_r', 'lora', 'seed']
         """
+        if self.path in OPEN:
+            return self.path
         if self.path == "objective.name":
             return "objective"
         if self.path.startswith("objective.options."):
@@ -85,6 +88,11 @@ class Option:
         several = (list, tuple, types.NoneType)
         return any(kind is Any or _origin(kind) not in several for kind in _alternatives(self.hint))
 
+    def coerced(self, value: Any) -> Any:
+        """A whole number as the float that the option is; anything else as it is."""
+        kinds = _alternatives(self.hint)
+        return float(value) if type(value) is int and float in kinds and int not in kinds else value
+
     @property
     def is_mapping(self) -> bool:
         return any(_origin(kind) is dict for kind in _alternatives(self.hint))
@@ -112,7 +120,7 @@ class Vocabulary:
         if name in self._by_name:
             return self._by_name[name]
         parent, _, key = name.rpartition(".")
-        option = self.find(parent) if parent else None
+        option = self.find("objective.options" if parent == "objective" else parent) if parent else None
         if option is not None and option.is_mapping:
             return Option(f"{option.path}.{key}", Any)
         return None
@@ -138,6 +146,7 @@ def leaves(kind: type, prefix: str = "") -> Iterator[Option]:
             yield Option(path, narrow(hint), " ".join(str(text).split()), _default(item))
 
 
+@cache
 def training_options() -> list[Option]:
     """The fields of ``transformers.TrainingArguments`` that a run may set."""
     from transformers.training_args import TrainingArguments

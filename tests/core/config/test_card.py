@@ -7,6 +7,7 @@ from dataclasses import MISSING, fields
 from typing import get_args
 
 import pytest
+
 from polylens.config.card import NAME, ModelCard
 from polylens.config.schemas import schema
 from polylens.errors import InputError
