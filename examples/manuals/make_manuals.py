@@ -1,4 +1,4 @@
-"""Writes the sample manuals (PDF) and their queries (pairs.jsonl) from the texts in contents/.
+"""Writes the sample manuals (PDF), their queries (pairs.jsonl) and passages (passages.jsonl) from contents/.
 
     python examples/manuals/make_manuals.py [--output FOLDER]
 
@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ HERE = Path(__file__).resolve().parent
 BODY, LEADING, CELL = 9.5, 13.5, 8.5  # at scale 1
 SCALES = (1.4, 1.3, 1.2, 1.1, 1.0)
 GAP = 9.0
+SENTENCE_END = re.compile(r"(?<=[.!?;])\s+|(?<=[。！？；])")
 FIGURES: dict[str, tuple[Callable[..., None], float]] = {
     "bars": (draw_bars, 120.0),
     "lines": (draw_lines, 130.0),
@@ -231,34 +233,55 @@ def make_manual(manual: dict[str, Any]) -> pymupdf.Document:
     return document
 
 
-def pairs_of(name: str, manual: dict[str, Any]) -> list[dict[str, Any]]:
-    """One line of pairs.jsonl for every query; document ids are those of ``polylens data render``."""
-    return [
-        {
-            "id": f"{name}-{number}-{i}",
-            "query": {"text": query},
-            "positives": [f"{name}.pdf#{number}"],
-            "source": "manuals",
-        }
-        for number, page in enumerate(manual["pages"], 1)
-        for i, query in enumerate(page["queries"], 1)
-    ]
+def queries_of(name: str, manual: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The lines of pairs.jsonl: the written queries of every page."""
+    for number, page in enumerate(manual["pages"], 1):
+        for i, query in enumerate(page["queries"], 1):
+            yield pair(f"{name}-{number}-{i}", query, f"{name}.pdf#{number}", "queries")
+
+
+def passages_of(name: str, manual: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The lines of passages.jsonl: heading, sentences, table rows and chart titles of every page, to train on.
+
+    A passage of a page as a query for it is the inverse cloze task (Lee et al. 2019, arXiv 1906.00300).
+    """
+    for number, page in enumerate(manual["pages"], 1):
+        texts = [page["heading"], f"{manual['title']} {page['heading']}"]
+        texts += [text for block in page["blocks"] for item in block.items() for text in passages(*item)]
+        for i, text in enumerate(text for text in dict.fromkeys(texts) if text not in page["queries"]):
+            yield pair(f"{name}-{number}-passage-{i + 1}", text, f"{name}.pdf#{number}", "passages")
+
+
+def passages(kind: str, content: Any) -> list[str]:
+    if kind in ("text", "note", "warning"):
+        return [sentence.strip() for sentence in SENTENCE_END.split(content) if sentence.strip()]
+    if kind in ("steps", "list"):
+        return list(content)
+    if kind == "table":
+        return [" ".join(row) for row in content["rows"]]
+    return [content["title"]] if kind in ("bars", "lines", "pie") else []
+
+
+def pair(id: str, query: str, page: str, source: str) -> dict[str, Any]:
+    """A line of a pairs file; the page's id is the one that ``polylens data render`` gives it."""
+    return {"id": id, "query": {"text": query}, "positives": [page], "source": source}
+
+
+def write_lines(path: Path, values: Iterable[dict[str, Any]]) -> None:
+    path.write_text("".join(json.dumps(value, ensure_ascii=False) + "\n" for value in values), encoding="utf-8")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--output", type=Path, default=HERE, help="folder for the PDFs and pairs.jsonl")
+    parser.add_argument("--output", type=Path, default=HERE, help="folder for the PDFs and the pairs")
     output = parser.parse_args().output
     output.mkdir(parents=True, exist_ok=True)
-    pairs, pages = [], 0
-    for path in sorted((HERE / "contents").glob("*.yaml")):
-        manual = yaml.safe_load(path.read_text(encoding="utf-8"))
-        make_manual(manual).save(output / f"{path.stem}.pdf", garbage=4, deflate=True, no_new_id=True)
-        pairs += pairs_of(path.stem, manual)
-        pages += len(manual["pages"])
-    lines = [json.dumps(pair, ensure_ascii=False) + "\n" for pair in pairs]
-    (output / "pairs.jsonl").write_text("".join(lines), encoding="utf-8")
-    print(f"{pages} pages and {len(pairs)} queries in {output}")
+    manuals = {path.stem: yaml.safe_load(path.read_text("utf-8")) for path in sorted(HERE.glob("contents/*.yaml"))}
+    for name, manual in manuals.items():
+        make_manual(manual).save(output / f"{name}.pdf", garbage=4, deflate=True, no_new_id=True)
+    write_lines(output / "pairs.jsonl", [line for item in manuals.items() for line in queries_of(*item)])
+    write_lines(output / "passages.jsonl", [line for item in manuals.items() for line in passages_of(*item)])
+    print(f"{sum(len(manual['pages']) for manual in manuals.values())} pages in {output}")
 
 
 if __name__ == "__main__":

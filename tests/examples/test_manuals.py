@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pymupdf
@@ -31,19 +32,41 @@ def test_the_program_draws_the_shipped_pages(remade: Path) -> None:
             ]
 
 
-def test_the_queries_are_those_of_the_contents(remade: Path) -> None:
-    assert (remade / "pairs.jsonl").read_text(encoding="utf-8") == (MANUALS / "pairs.jsonl").read_text(
-        encoding="utf-8"
-    )
+@pytest.mark.parametrize("name", ["pairs.jsonl", "passages.jsonl"])
+def test_the_queries_are_those_of_the_contents(remade: Path, name: str) -> None:
+    assert (remade / name).read_text(encoding="utf-8") == (MANUALS / name).read_text(encoding="utf-8")
+
+
+def read(name: str) -> list[dict]:
+    return [json.loads(line) for line in (MANUALS / name).read_text(encoding="utf-8").splitlines()]
 
 
 def test_every_page_has_queries_that_differ() -> None:
-    pairs = [json.loads(line) for line in (MANUALS / "pairs.jsonl").read_text(encoding="utf-8").splitlines()]
     pages = {
         f"{path.name}#{number}" for path in MANUALS.glob("*.pdf") for number in range(1, len(pymupdf.open(path)) + 1)
     }
-    assert {pair["positives"][0] for pair in pairs} == pages
-    assert len({pair["query"]["text"] for pair in pairs}) == len(pairs) == 7 * len(pages)
+    for name, each in (("pairs.jsonl", 7), ("passages.jsonl", 4)):
+        counts = Counter(pair["positives"][0] for pair in read(name))
+        assert set(counts) == pages
+        assert min(counts.values()) >= each
+    texts = [pair["query"]["text"] for pair in read("pairs.jsonl")]
+    assert len(set(texts)) == len(texts)
+
+
+def test_no_query_stands_among_the_passages() -> None:
+    texts = {name: {pair["query"]["text"] for pair in read(name)} for name in ("pairs.jsonl", "passages.jsonl")}
+    assert not texts["pairs.jsonl"] & texts["passages.jsonl"]
+
+
+def test_passages_stand_on_their_page() -> None:
+    """Without blanks, because lines break anywhere in Chinese, and at hyphens in no language here."""
+    words: dict[str, str] = {}
+    for path in MANUALS.glob("*.pdf"):
+        for number, page in enumerate(pymupdf.open(path), 1):
+            words[f"{path.name}#{number}"] = "".join(page.get_text().split())
+    for pair in read("passages.jsonl"):
+        text = words[pair["positives"][0]]
+        assert all(word in text for word in pair["query"]["text"].split()), pair
 
 
 def test_no_text_runs_over_the_edge_of_a_page() -> None:
