@@ -188,14 +188,14 @@ def _drop_foreign(item: _Item, split: str, groups: Groups, chosen: dict[str, str
 
 def _batches(items: Sequence[_Item], settings: BuildSettings) -> list[list[_Item]]:
     """Full batches in the order that the seed gives, then those that are not full."""
-    sources: dict[str, list[_Item]] = {}
-    for item in sorted(items, key=lambda item: seeded_order(item.pair.id, settings.seed)):
-        sources.setdefault(item.pair.source, []).append(item)
+    ordered = sorted(items, key=lambda item: seeded_order(item.pair.id, settings.seed))
+    sources: dict[str, list[tuple[_Item, set[Hashable]]]] = {}
+    for item, keys in zip(ordered, _keys(ordered), strict=True):
+        sources.setdefault(item.pair.source, []).append((item, keys))
     batches: list[list[_Item]] = []
-    for source in sorted(sources):
-        members = sources[source]
-        packed = pack_batches(_keys(members), settings.batch_size)
-        batches += [[members[position] for position in batch] for batch in packed]
+    for _, members in sorted(sources.items()):
+        packed = pack_batches([keys for _, keys in members], settings.batch_size)
+        batches += [[members[position][0] for position in batch] for batch in packed]
     random.Random(settings.seed).shuffle(batches)
     return sorted(batches, key=lambda batch: len(batch) < settings.batch_size)
 
