@@ -34,6 +34,7 @@ class MiniCPMV2(PreTrainedModel, GenerationMixin):
     supports_gradient_checkpointing = True
     _no_split_modules = ["Block", "Resampler", "GraniteDecoderLayer"]  # noqa: RUF012
     _supports_sdpa = True
+    _supports_flash_attn = True  # in the language model; the tower and the resampler then take torch's own
 
     def __init__(self, config: MiniCPMV2Config) -> None:
         config.check_sizes()

@@ -186,6 +186,15 @@ def test_gradient_checkpointing_changes_no_gradient(tiny, batch):
     assert_same_gradients(backward(plain, batch), backward(saving, batch))
 
 
+def test_mixed_precision_stays_near_full_precision(tiny, batch):
+    model, mask = tiny.model().float(), batch.attention_mask
+    with torch.no_grad():
+        full = model(batch).hidden[mask]
+        with torch.autocast("cpu", torch.bfloat16):
+            mixed = model(batch).hidden[mask].float()
+    assert torch.cosine_similarity(full, mixed, dim=-1).mean() > 0.999
+
+
 def test_attention_dropout_is_honoured(tiny, batch):
     model = dropping(tiny).train()
     torch.manual_seed(1)
