@@ -48,6 +48,9 @@ def test_the_published_sizes():
         )
     assert sum(weight.numel() for weight in model.state_dict().values()) == 3_434_965_792
     assert len(model.state_dict()) == 694
+    parts = {"vpm": 397_747_744, "resampler": 29_514_240, "llm.model.embed_tokens": 282_822_912}
+    for name, count in parts.items():
+        assert sum(weight.numel() for weight in model.get_submodule(name).state_dict().values()) == count
     assert model.resampler.attn.heads == 18
 
 
