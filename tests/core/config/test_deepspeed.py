@@ -47,9 +47,7 @@ def test_both_blocks_are_reported_at_once():
         check_deepspeed({"optimizer": {}, "scheduler": {}})
 
 
-@pytest.mark.parametrize(
-    ("text", "message"), [("{", "not JSON"), ("[1]", "a DeepSpeed configuration is a JSON object")]
-)
+@pytest.mark.parametrize(("text", "message"), [("{", "not JSON"), ("[1]", "a DeepSpeed config.* is a JSON object")])
 def test_a_broken_file_is_named(text, message, tmp_path):
     path = tmp_path / "ds.json"
     path.write_text(text)

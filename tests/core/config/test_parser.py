@@ -30,21 +30,11 @@ def test_the_shortest_run_has_the_defaults_and_nothing_else():
 
 
 def test_every_source_of_options_is_known_by_its_short_name():
-    run = parse_run(
-        [
-            *BASE,
-            "--train",
-            "a.jsonl",
-            "b.jsonl",
-            "--documents=store",
-            "--micro-batch-size",
-            "4",
-            "--lora",
-            "--lora_r",
-            "8",
-        ]
-        + ["--temperature", "0.05", "--max_slices", "3", "--compat.old_tokens", "--learning_rate", "2e-5", "--bf16"]
+    line = (
+        "--train a.jsonl b.jsonl --documents=store --micro-batch-size 4 --lora --lora_r 8 --temperature 0.05 "
+        "--max_slices 3 --compat.old_tokens --learning_rate 2e-5 --bf16"
     )
+    run = parse_run([*BASE, *line.split()])
     assert run.data == DataConfig(train=["a.jsonl", "b.jsonl"], documents=["store"])
     assert run.gradient_cache == GradientCacheConfig(micro_batch_size=4)
     assert run.lora == LoraSettings(enable=True, r=8)
@@ -103,7 +93,8 @@ def test_numbers_in_a_file_have_the_types_of_their_options(run_file):
 
 def test_all_errors_of_a_file_are_reported_at_once(run_file):
     path = run_file(
-        "model_plugn: x\nmodel: 3\ndata: {train: a.jsonl, hard_negatives: many}\nobjective: {options: {temprature: 1}}\n"
+        "model_plugn: x\nmodel: 3\ndata: {train: a.jsonl, hard_negatives: many}\n"
+        "objective: {options: {temprature: 1}}\n"
         "options: {max_slice: 3, mode: c}\ntraining: {lerning_rate: 2e-5, bf16: 1, eval_strategy: never}\n"
     )
     with pytest.raises(InputError) as error:
@@ -166,10 +157,8 @@ def test_required_options_are_asked_for():
 
 
 def test_a_printed_run_gives_the_same_run_again(run_file):
-    run = parse_run(
-        [*BASE, "--query_instruction", "Find: 页 #1 ", "--learning_rate", "1e-5", "--lora", "--tune", "connector"]
-        + ["--matryoshka_dims", "64", "32", "--compat.old_tokens", "--pooling", "mean"]
-    )
+    line = "--learning_rate 1e-5 --lora --tune connector --matryoshka_dims 64 32 --compat.old_tokens --pooling mean"
+    run = parse_run([*BASE, "--query_instruction", "Find: 页 #1 ", *line.split()])
     assert load_run([run_file(run_text(run))]) == run
 
 
