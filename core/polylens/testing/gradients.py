@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -63,37 +62,6 @@ def _reached(subject: Subject, model: PreTrainedModel, batch: Batch, components:
     moved = [name for name, weight in weights.items() if weight.grad is not None and weight.grad.abs().max() > 0]
     require(not moved, f"{len(moved)} weights have a gradient without any picture, such as {', '.join(moved[:3])}")
     return f"{len(weights)} weights"
-
-
-def weights_are_reached_by_calls(subject: Subject) -> str | None:
-    """Every module that owns a weight with a gradient was called itself, with pictures and without.
-
-    ZeRO-3 gathers weights when their module is called: ``F.linear(x, head.weight)`` and ``nn.MultiheadAttention``
-    (which never calls its ``out_proj``) work on one GPU and fail there.
-    """
-    for examples, what in ((subject.examples(), "with pictures"), ([subject.example(TEXTS[0])], "without pictures")):
-        with subject.training() as model:
-            called: list[nn.Module] = []
-            note = partial(_note, called)
-            handles = [module.register_forward_pre_hook(note) for module in model.modules()]
-            batch = subject.batch(examples)
-            made = model(batch, outputs=frozenset({"hidden", "logits"}), logit_positions=batch.attention_mask)
-            (made.hidden.sum() + made.logits.sum()).backward()
-            for handle in handles:
-                handle.remove()
-            missed = _never_called(model, called)
-        require(not missed, f"{what}, weights are used without calling the module that owns them: {', '.join(missed)}")
-    return None
-
-
-def _note(called: list[nn.Module], module: nn.Module, _: object) -> None:
-    called.append(module)
-
-
-def _never_called(model: nn.Module, called: list[nn.Module]) -> list[str]:
-    """Names of weights that have a gradient and no called owner; tied weights need one owner."""
-    reached = {id(w) for module in called for w in module.parameters(recurse=False)}
-    return [n for n, w in model.named_parameters() if w.grad is not None and id(w) not in reached][:3]
 
 
 def cached_gradient_equals_full_batch(subject: Subject) -> str | None:
@@ -176,7 +144,6 @@ def _train_only(subject: Subject, model: nn.Module, components: Iterable[str], a
 CHECKS = (
     every_component_is_trained,
     text_alone_gives_zero_gradients,
-    weights_are_reached_by_calls,
     cached_gradient_equals_full_batch,
     gradient_checkpointing_changes_nothing,
 )

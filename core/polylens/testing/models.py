@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from polylens.contracts import Batch, Outputs
+from polylens.testing.partitioned import Partitioned
 from polylens.testing.precision import Float64Throughout
-from polylens.testing.results import require
-from polylens.testing.subject import Subject
+from polylens.testing.results import Failure, require
+from polylens.testing.subject import TEXTS, Subject
 
 TOLERANCE = 1e-9
 """Largest difference of a hidden state, relative to the largest hidden state."""
@@ -127,6 +128,30 @@ def pictures_are_seen_in_place(subject: Subject) -> str | None:
     return None
 
 
+def weights_are_reached_by_calls(subject: Subject) -> str | None:
+    """The forward works where a weight is there only while the module that owns it is called, as under ZeRO-3.
+
+    ``F.linear(x, head.weight)`` and ``nn.MultiheadAttention``, which never calls its ``out_proj``, work on one GPU and
+    fail there. A batch without pictures calls every module that one with pictures calls, or ranks wait for each other.
+    """
+    called = []
+    for examples, what in ((subject.examples(), "with pictures"), ([subject.example(TEXTS[0])], "without pictures")):
+        batch = subject.batch(examples)
+        wanted = forward(subject, batch, ["hidden", "logits"])
+        with Partitioned(subject.model) as partitioned:
+            try:
+                found = forward(subject, batch, ["hidden", "logits"])
+            except (RuntimeError, IndexError, ValueError) as error:
+                raise Failure(
+                    f"{what}, a weight is used outside a call of the module that owns it: {error}"
+                ) from error
+        _close(_real(found, batch), _real(wanted, batch), f"{what}, hidden states under partitioned weights")
+        called.append(partitioned.called)
+    missed = sorted(called[0] - called[1])
+    require(not missed, f"a batch without pictures does not call {', '.join(missed[:3])} (see must_touch)")
+    return f"{len(called[0])} modules"
+
+
 def forward(subject: Subject, batch: Batch, outputs: Sequence[str], **options: Any) -> Outputs:
     with torch.no_grad(), Float64Throughout():
         return subject.model(batch, outputs=frozenset(outputs), **options)
@@ -178,4 +203,5 @@ CHECKS = (
     take_commutes_with_collation,
     features_stand_in_for_pixels,
     pictures_are_seen_in_place,
+    weights_are_reached_by_calls,
 )

@@ -106,8 +106,11 @@ def prompt_begins_the_conversation(subject: Subject) -> str | None:
 
 
 def template_refuses_what_does_not_fit(subject: Subject) -> str | None:
-    """``InputError`` for a wrong number of pictures, for a text in which a picture is written out, and for several
-    messages in style ``plain``."""
+    """What cannot be written down is refused with ``InputError``.
+
+    That is a wrong number of pictures, a text in which a picture is written out, and several messages in style
+    ``plain``.
+    """
     image = subject.checkpoint.slicer.slice((90, 60))
     _refuses(subject, [Message("user", ("no picture",))], [image])
     _refuses(subject, [Message("user", (PICTURE, "a picture"))], [])

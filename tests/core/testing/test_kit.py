@@ -1,0 +1,306 @@
+"""The conformance kit passes a good plugin, and names the check that a broken one fails."""
+
+from __future__ import annotations
+
+import pytest
+
+from polylens.errors import InputError
+from polylens.testing import (
+    Failure,
+    Subject,
+    check,
+    checkpoints,
+    checks,
+    families,
+    gradients,
+    models,
+    slicing,
+    templates,
+)
+from polylens.testing.results import run
+
+
+@pytest.mark.parametrize("one", checks(), ids=lambda one: one.__name__)
+def test_minicpmv_keeps_the_contract(one, subject):
+    one(subject)
+
+
+def test_every_check_is_explained():
+    assert len({one.__name__ for one in checks()}) == len(checks())
+    assert all(one.__doc__ and one.__doc__.split("\n")[0].endswith(".") for one in checks())
+
+
+def test_unknown_names_are_refused():
+    with pytest.raises(InputError, match=r"no plugin named 'minicpm' \(did you mean 'minicpmv'"):
+        check("minicpm")
+    with pytest.raises(InputError, match=r"has no family 'minicpmv-2' \(did you mean 'minicpmv-2\.0'"):
+        check("minicpmv", family="minicpmv-2")
+
+
+def failure(one, plugin):
+    with pytest.raises(Failure) as failed:
+        one(Subject(plugin))
+    return str(failed.value)
+
+
+LOSES_A_COLUMN = """
+    from dataclasses import replace
+
+    class Slicer:
+        def __init__(self, inner):
+            self.inner = inner
+
+        def slice(self, size):
+            sliced = self.inner.slice(size)
+            last = [i for i, c in enumerate(sliced.crops) if c.window[2] == c.scaled[0] and c.window[0] > 0]
+            kept = tuple(c for i, c in enumerate(sliced.crops) if i not in last)
+            boxes = [b for c, b in zip(sliced.crops, cut(sliced)) if c in kept]
+            import numpy as np
+            return replace(sliced, crops=kept, token_boxes=np.concatenate(boxes))
+
+    def cut(sliced):
+        import numpy as np
+        return np.split(sliced.token_boxes, np.cumsum([c.tokens for c in sliced.crops])[:-1])
+
+    @hookimpl
+    def image_slicer(config, options):
+        return Slicer(base.image_slicer(config, options))
+"""
+
+
+def test_slicer_that_loses_a_column(broken):
+    found = failure(slicing.windows_cover_the_picture, broken(LOSES_A_COLUMN))
+    assert "of the picture, resized to" in found
+    assert "lies in no crop" in found
+
+
+def test_slicer_with_token_boxes_off_their_crop(broken):
+    plugin = broken("""
+        class Slicer:
+            def __init__(self, inner):
+                self.inner = inner
+
+            def slice(self, size):
+                sliced = self.inner.slice(size)
+                half = sliced.token_boxes.copy()
+                half[:, 2] /= 2
+                from dataclasses import replace
+                return replace(sliced, token_boxes=half)
+
+        @hookimpl
+        def image_slicer(config, options):
+            return Slicer(base.image_slicer(config, options))
+    """)
+    assert "lies in no token's box" in failure(slicing.token_boxes_cover_the_picture, plugin)
+    assert "off its window" in failure(slicing.token_boxes_lie_in_their_crops, plugin)
+
+
+def test_preprocessor_that_swaps_red_and_blue(broken):
+    plugin = broken("""
+        @hookimpl
+        def image_preprocessor():
+            from polylens.modeling.preprocessing import BicubicPreprocessor
+
+            class Swapped(BicubicPreprocessor):
+                def pixels(self, image, sliced):
+                    return [crop.flip(0) for crop in super().pixels(image, sliced)]
+
+            return Swapped()
+    """)
+    assert "(200, 120, 10) has (10, 120, 200)" in failure(slicing.pixels_keep_their_colour, plugin)
+
+
+TEMPLATE = """
+    from dataclasses import replace
+
+    class Template:
+        def __init__(self, inner):
+            self.inner = inner
+
+        def encode(self, messages, images, **options):
+            return change(self.inner.encode, messages, images, options)
+
+    @hookimpl
+    def chat_template(tokenizer, config, options):
+        return Template(base.chat_template(tokenizer, config, options))
+"""
+
+
+def test_template_that_miscounts_slots(broken):
+    plugin = broken(
+        TEMPLATE
+        + """
+    def change(encode, messages, images, options):
+        encoding = encode(messages, images, **options)
+        mask = list(encoding.visual_mask)
+        if any(mask):
+            mask[mask.index(True)] = False
+        return replace(encoding, visual_mask=mask)
+    """
+    )
+    results = {result.name: result for result in check(plugin)}
+    assert not results["slots_match_the_slices"].ok
+    assert "15 visual slots for 16 visual tokens" in results["slots_match_the_slices"].detail
+    assert results["windows_cover_the_picture"].ok
+    assert results["text_survives_the_template"].ok
+    assert len(results) == len(checks())
+
+
+def test_template_that_shifts_its_labels(broken):
+    plugin = broken(
+        TEMPLATE
+        + """
+    def change(encode, messages, images, options):
+        encoding = encode(messages, images, **options)
+        return replace(encoding, labels=[*encoding.labels[1:], -100])
+    """
+    )
+    assert "shifted?" in failure(templates.chat_labels_are_the_answers, plugin)
+
+
+def test_template_that_cuts_into_a_picture(broken):
+    plugin = broken(
+        TEMPLATE
+        + """
+    def change(encode, messages, images, options):
+        limit = options.pop("max_length", None)
+        encoding = encode(messages, images, **options)
+        return type(encoding)(encoding.input_ids[:limit], encoding.labels[:limit], encoding.visual_mask[:limit])
+    """
+    )
+    assert "visual slots for" in failure(templates.max_length_never_cuts_a_picture, plugin)
+
+
+MODEL = """
+    @hookimpl
+    def build_model(config):
+        from polylens_minicpmv.configuration import MiniCPMV2Config
+        return changed()(MiniCPMV2Config(**config))
+
+    import functools
+
+    @functools.cache
+    def changed():
+        import torch
+        from dataclasses import replace
+        from polylens_minicpmv.model import MiniCPMV2
+
+        class Changed(MiniCPMV2):
+"""
+
+
+def model(*lines):
+    return MODEL + "".join(f"            {line}\n" for line in lines) + "        return Changed\n"
+
+
+FORWARD = "def forward(self, batch, outputs=frozenset({'hidden'}), logit_positions=None, embed_ids=None):"
+
+
+def test_model_that_ignores_the_attention_mask(broken):
+    plugin = broken(
+        model(
+            FORWARD,
+            "    batch = replace(batch, attention_mask=torch.ones_like(batch.attention_mask))",
+            "    return super().forward(batch, outputs, logit_positions, embed_ids)",
+        )
+    )
+    assert "padded left and right: differ by" in failure(models.left_padding_equals_right_padding, plugin)
+
+
+def test_model_whose_rows_see_each_other(broken):
+    plugin = broken(
+        model(
+            FORWARD,
+            "    made = super().forward(batch, outputs, logit_positions, embed_ids)",
+            "    return made if made.hidden is None else replace(made, hidden=made.hidden - made.hidden.mean((0, 1)))",
+        )
+    )
+    assert "alone and in a batch of 5: differ by" in failure(models.batch_of_one_equals_batch_of_many, plugin)
+    assert "of one row moves another one" in failure(models.pictures_are_seen_in_place, plugin)
+
+
+def test_model_that_cuts_the_tower_off(broken):
+    plugin = broken(
+        model(
+            "def _visual_tokens(self, features, grids):", "    return super()._visual_tokens(features, grids).detach()"
+        )
+    )
+    assert "no gradient reaches vision, connector" in failure(gradients.every_component_is_trained, plugin)
+
+
+def test_model_that_skips_the_tower_for_text(broken):
+    plugin = broken(
+        model(
+            "def _features(self, batch):",
+            "    return super()._features(batch) if len(batch.crop_rows) else (None, [])",
+        )
+    )
+    found = failure(gradients.text_alone_gives_zero_gradients, plugin)
+    assert "trained weights have no gradient" in found
+    assert "a batch without pictures does not call resampler" in failure(models.weights_are_reached_by_calls, plugin)
+
+
+def test_model_that_borrows_a_weight(broken):
+    plugin = broken(
+        model(
+            FORWARD,
+            "    made = super().forward(batch, (set(outputs) | {'hidden'}) - {'logits'})",
+            "    weight = self.llm.lm_head.weight",
+            "    return replace(made, logits=torch.nn.functional.linear(made.hidden[batch.attention_mask], weight))",
+        )
+    )
+    found = failure(models.weights_are_reached_by_calls, plugin)
+    assert "with pictures, a weight is used outside a call of the module that owns it" in found
+
+
+def test_model_that_averages_over_the_batch(broken):
+    """A gradient that depends on how the batch is cut."""
+    plugin = broken(
+        model(
+            FORWARD,
+            "    made = super().forward(batch, outputs, logit_positions, embed_ids)",
+            "    made.hidden = made.hidden * (1 + 0.01 * len(batch)) + 0.01 * made.hidden.mean()",
+            "    return made",
+        )
+    )
+    assert "micro-batches of 1: relative error" in failure(gradients.cached_gradient_equals_full_batch, plugin)
+
+
+def test_model_that_loses_a_value_on_disk(broken):
+    plugin = broken(
+        model(
+            "def __init__(self, config):",
+            "    super().__init__(config)",
+            "    self.register_buffer('shift', torch.rand(1), persistent=False)",
+            FORWARD,
+            "    made = super().forward(batch, outputs, logit_positions, embed_ids)",
+            "    return made if made.hidden is None else replace(made, hidden=made.hidden + self.shift)",
+        )
+    )
+    assert "a lost buffer or option" in failure(checkpoints.save_and_load_are_bit_equal, plugin)
+
+
+def test_plugin_that_imports_torch(broken):
+    plugin = broken("import torch\n")
+    assert "imports torch" in failure(families.hooks_import_no_heavy_library, plugin)
+
+
+def test_family_that_forgets_a_component(broken):
+    plugin = broken("""
+        from dataclasses import replace
+
+        @hookimpl
+        def families():
+            return [replace(f, components={"vision": f.components["vision"]}) for f in base.families()]
+    """)
+    assert "parameters lie in no component" in failure(families.components_cover_the_model, plugin)
+
+
+def test_whatever_a_plugin_raises_is_a_result(broken):
+    plugin = broken("""
+        @hookimpl
+        def image_slicer():
+            raise RuntimeError("out of paper")
+    """)
+    result = run(slicing.slices_follow_from_the_size, Subject(plugin))
+    assert (result.ok, result.detail) == (False, "raised RuntimeError: out of paper")
