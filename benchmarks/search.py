@@ -43,7 +43,8 @@ def main() -> None:
         }
         _check_same(queries, documents, index, options, held)
         print(
-            f"{args.queries} queries x {args.documents} documents x {args.dimensions}, k={args.k}, best of {args.rounds}"
+            f"{args.queries} queries x {args.documents} documents x {args.dimensions}, k={args.k}, "
+            f"best of {args.rounds}"
         )
         for threads in args.threads:
             torch.set_num_threads(threads)

@@ -3,8 +3,8 @@
 Scores are float32 whatever the vectors were made in: ranking in bfloat16 loses 2 % of the first hundred.
 
 A tile is a function of global position: tile i of the queries holds the rows from ``i * query_tile`` on, and so for
-the corpus; the last tile is padded with zeros. Ranks share the query tiles out, so every product has the
-same shapes on any number of ranks, and the result is the same bit for bit.
+the corpus; the last tile is padded with zeros to a multiple of 32 rows. Ranks share the query tiles out, so every
+product has the same shapes on any number of ranks, and the result is the same bit for bit.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class SearchOptions:
             had length 1 are brought back to length 1.
         exclude_identical: leave out the document whose id is the query's.
         device: ``cpu``, ``cuda``, ``cuda:1``, or ``auto``: the GPU of this rank if there is one.
-        query_tile, corpus_tile: rows of one multiplication; by default 256 x 1024 on a CPU and 1024 x 32768 on a GPU.
+        query_tile, corpus_tile: rows of one multiplication; by default 256 x 4096 on a CPU and 1024 x 32768 on a GPU.
         progress: show a bar.
     """
 
@@ -63,9 +63,9 @@ def search(queries: Vectors, corpus: Vectors, options: SearchOptions | None = No
 
     Equal scores are ordered by position in the corpus, the smaller first.
 
-    Memory, whatever the size of the corpus: ``Q * (4 D + 12 k)`` bytes for Q queries and their hits, one corpus tile
-    (``4 D * corpus_tile``), and at most 40 bytes per score of one tile (``query_tile * corpus_tile``); shards are
-    memory-mapped, one at a time.
+    Memory, whatever the size of the corpus: ``4 D + 8 k`` bytes a query, ``4 D * corpus_tile`` bytes of the corpus, at
+    most 80 bytes per score of one tile (``query_tile * corpus_tile`` scores; 80 only if nearly all are equal), and the
+    hits that are returned. Shards are memory-mapped, one at a time.
 
     Raises:
         InputError: queries and corpus differ in dimensions or encoder, or a vector is not finite.
@@ -88,7 +88,7 @@ def search_tiles(
             _find_own(tiles, corpus)
         spans = _spans(len(corpus), corpus_tile) if tiles else []
         for start, stop in tqdm(spans, "search", disable=not options.progress):
-            documents = _load(corpus, start, stop, corpus_tile, cut).to(device)
+            documents = _load(corpus, start, stop, _height(stop - start, corpus_tile), cut).to(device)
             for tile in tiles:
                 tile.update(documents, corpus, start, stop)
     yield from _hits(tiles, corpus)
@@ -169,7 +169,7 @@ class _Cut:
 
 
 def _tile_sizes(options: SearchOptions, device: torch.device) -> tuple[int, int]:
-    query_tile, corpus_tile = (256, 1024) if device.type == "cpu" else (1024, 32768)
+    query_tile, corpus_tile = (256, 4096) if device.type == "cpu" else (1024, 32768)
     return options.query_tile or query_tile, options.corpus_tile or corpus_tile
 
 
@@ -178,7 +178,7 @@ def _spans(count: int, size: int) -> list[tuple[int, int]]:
 
 
 def _height(rows: int, tile: int) -> int:
-    """Rows of a padded query tile: a multiple of 32, which the last tile need not exceed by much."""
+    """Rows of a padded tile: it is full, or, if it is the last, a multiple of 32."""
     return min(tile, -(-rows // 32) * 32)
 
 
