@@ -151,8 +151,14 @@ def training_options() -> list[Option]:
     """The fields of ``transformers.TrainingArguments`` that a run may set."""
     from transformers.training_args import TrainingArguments
 
-    found = leaves(TrainingArguments, "training.")
+    found = (_retyped(option) for option in leaves(TrainingArguments, "training."))
     return [option for option in found if option.path.split(".")[1] not in _HIDDEN_TRAINING]
+
+
+def _retyped(option: Option) -> Option:
+    """``true``, the last checkpoint, beside a path: transformers leaves that to each program."""
+    resume = option.path == "training.resume_from_checkpoint"
+    return dataclasses.replace(option, hint=bool | str | None) if resume else option
 
 
 def family_options(plugin: str) -> list[Option]:

@@ -66,6 +66,11 @@ def test_an_objective_that_does_not_show_its_options_takes_any():
     assert run.objective.options == {"scale": 0.2, "names": ["a", "b"]}
 
 
+@pytest.mark.parametrize(("words", "value"), [([], True), (["true"], True), (["out/c-5"], "out/c-5")])
+def test_a_run_goes_on_from_the_last_checkpoint_or_from_a_given_one(words, value):
+    assert parse_run([*BASE, "--resume_from_checkpoint", *words]).training == {"resume_from_checkpoint": value}
+
+
 def test_a_key_of_a_mapping():
     run = parse_run([*BASE, "--gradient_checkpointing_kwargs.use_reentrant", "false"])
     assert run.training == {"gradient_checkpointing_kwargs": {"use_reentrant": False}}
