@@ -33,6 +33,7 @@ FORMAT = 1
 """Version of this layout, kept in the attribute ``polylens_format``."""
 
 _CHUNK = 64 * 1024
+_FLUSH_DOCUMENTS = 64
 _MARGIN = 2**20  # of a write, for partly filled chunks and HDF5's own tables
 _INDEX = {"end": np.uint64, "text_bytes": np.uint32, "crc32": np.uint32}
 _HDF5_ERRORS = (OSError, KeyError, RuntimeError, ValueError, TypeError, UnicodeDecodeError)
@@ -116,7 +117,8 @@ class ShardWriter:
 
     Args:
         path: of the finished shard.
-        flush_bytes: documents are held in memory up to this size, then written: data first, index after it.
+        flush_bytes: documents are held in memory up to this size, or up to 64 of them, then written: data first,
+            index after it.
     """
 
     def __init__(self, path: Path, *, flush_bytes: int = 16 * 2**20) -> None:
@@ -141,7 +143,7 @@ class ShardWriter:
         self._pending.append((document.id, data, len(text)))
         self._pending_bytes += len(data)
         self.ids.append(document.id)
-        if self._pending_bytes >= self._flush_bytes:
+        if self._pending_bytes >= self._flush_bytes or len(self._pending) >= _FLUSH_DOCUMENTS:
             self.flush()
 
     def flush(self) -> None:
