@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from transformers import PreTrainedModel
 from transformers.core_model_loading import WeightRenaming
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
+from transformers.modeling_utils import set_zero3_state
 
 from polylens.contracts import ModelFamily
 from polylens.engine.sources import ModelSource
@@ -29,7 +30,7 @@ def load_model(hooks: Any, found: ModelSource, dtype: str, attn_implementation: 
         InputError: weights are missing, have another shape, or cannot be read.
     """
     with torch.device("meta"):
-        outline = hooks.build_model(family=found.family, config=found.config)
+        outline = _whole_model(hooks, found)
     kind, config = type(outline), outline.config
     wanted = _dtype(dtype, found.config)
     settings = {"config": config, "dtype": wanted, "attn_implementation": attn_implementation}
@@ -41,6 +42,12 @@ def load_model(hooks: Any, found: ModelSource, dtype: str, attn_implementation: 
     if found.adapter is not None:
         _read_adapter(model, found.adapter)
     return model
+
+
+def _whole_model(hooks: Any, found: ModelSource) -> PreTrainedModel:
+    """The plugin's model, not partitioned: under ZeRO-3, parts that transformers builds would partition themselves."""
+    with set_zero3_state():
+        return hooks.build_model(family=found.family, config=found.config)
 
 
 def _write_first_layout(model: PreTrainedModel, family: ModelFamily) -> None:
@@ -61,7 +68,7 @@ def _random_model(
         torch.manual_seed(seed)
         if not is_deepspeed_zero3_enabled():
             return kind._from_config(**settings)
-        whole = hooks.build_model(family=found.family, config=found.config)
+        whole = _whole_model(hooks, found)
     return kind.from_pretrained(None, state_dict=dict(whole.state_dict()), **settings)
 
 
