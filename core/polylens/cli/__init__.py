@@ -102,8 +102,8 @@ def _without_local_rank(argv: list[str]) -> list[str]:
     return argv[1:] if argv and _LOCAL_RANK.fullmatch(argv[0]) else argv
 
 
-def _report(message: str, limit: int = 160) -> str:
-    """Rank 0 says everything, the others one short line: most errors are the same on all ranks."""
+def _report(message: str, limit: int = 500) -> str:
+    """Rank 0 says everything, the others one line: it may be all there is, if the launcher ends rank 0 first."""
     rank = os.environ.get("RANK", "0")
     if rank == "0":
         return f"polylens: error: {message}"
