@@ -247,7 +247,13 @@ keys = st.sampled_from(["id", "query", "positives", "negatives", "source", "batc
     st.dictionaries(keys, values, max_size=5)
     | st.fixed_dictionaries(
         {"query": values, "positives": st.lists(words, max_size=3)},
-        optional={"negatives": st.lists(words, max_size=3), "id": words, "source": words},
+        optional={
+            "negatives": st.lists(words, max_size=3),
+            "id": words,
+            "source": words,
+            "batch": st.integers(-1, 1) | st.booleans() | words,
+            "metadata": values,
+        },
     )
 )
 def test_the_quick_check_accepts_nothing_that_the_schema_refuses(value):
