@@ -61,6 +61,8 @@ def _convert(kind: Any, value: Any, where: str) -> Any:
     elif origin in (list, tuple) and isinstance(value, list | tuple):
         inner = args[0] if args else Any
         return origin(_convert(inner, item, where) for item in value)
+    elif (origin or kind) is dict and isinstance(value, Mapping):
+        return dict(value)
     elif kind is float and isinstance(value, int | float) and not isinstance(value, bool):
         return float(value)
     elif kind is Any or (isinstance(kind, type) and type(value) is kind):

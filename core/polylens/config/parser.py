@@ -97,6 +97,8 @@ def _read(argv: Sequence[str]) -> tuple[list[Path], list[Argument]]:
     """The run files of a command line, and its options in their new spellings."""
     arguments = split(argv)
     files = [Path(path) for argument in arguments if argument.name == CONFIG for path in argument.values]
+    if any(argument.name == CONFIG and not argument.values for argument in arguments):
+        raise InputError("--config needs a value: a YAML file, or several")
     return files, aliases.translate([argument for argument in arguments if argument.name not in (CONFIG, PRINT)])
 
 

@@ -130,6 +130,8 @@ def test_a_file_that_is_no_run(text, message, run_file):
 
 
 def test_a_file_that_is_not_there():
+    with pytest.raises(InputError, match="--config needs a value"):
+        parse_run([*BASE, "--config"])
     with pytest.raises(InputError, match=r"cannot read the run file 'none\.yaml'"):
         parse_run([*BASE, "--config", "none.yaml"])
 
