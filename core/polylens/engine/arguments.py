@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import socket
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
 
@@ -51,10 +54,15 @@ def training_arguments(config: RunConfig) -> tuple[TrainingArguments, int]:
         raise InputError(f"gradient_accumulation_steps is {accumulation}; it must be at least 1")
     if given.get("deepspeed"):
         given["deepspeed"] = _deepspeed(given["deepspeed"])
+    if not torch.accelerator.is_available():
+        given["use_cpu"] = True  # without it, ranks on CPUs would not find each other
     try:
-        return TrainingArguments(output_dir=config.output_dir, **given), accumulation
+        args = TrainingArguments(output_dir=config.output_dir, **given)
     except (ValueError, TypeError, ImportError) as error:
         raise InputError(f"training arguments: {error}") from error
+    if args.deepspeed:
+        _start_deepspeed()
+    return args, accumulation
 
 
 def _validation_defaults(given: dict[str, Any]) -> dict[str, Any]:
@@ -67,6 +75,22 @@ def _validation_defaults(given: dict[str, Any]) -> dict[str, Any]:
         "greater_is_better": True,
         **steps,
     }
+
+
+def _start_deepspeed() -> None:
+    """ZeRO-3 partitions a model while it is built, for which its ranks must know each other by then."""
+    import deepspeed
+
+    if "RANK" not in os.environ:  # one process without a launcher
+        os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT=_free_port())
+    backend = None if torch.accelerator.is_available() else "gloo"
+    deepspeed.init_distributed(backend, auto_mpi_discovery=False)
+
+
+def _free_port() -> str:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return str(listener.getsockname()[1])
 
 
 def _deepspeed(value: Any) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from polylens.engine.weights import BESIDE_ADAPTER_FILE, has_adapter
 OBJECTIVE_FILE = "objective.safetensors"
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".onnx", ".gguf")
 _WRITTEN = ("config.json", "adapter_config.json", CARD)
-_TRAINING_STATE = ("optimizer", "scheduler", "scaler", "rng_state", "trainer_state", "latest", "zero_to_fp32")
+_TRAINING_STATE = ("optimizer", "scheduler", "scaler", "rng_state", "trainer_state", "latest", "zero_to_")
 _LARGEST_COPY = 64 * 2**20
 
 

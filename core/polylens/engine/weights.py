@@ -11,7 +11,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from transformers import PreTrainedModel
-from transformers.core_model_loading import WeightRenaming
+from transformers.core_model_loading import WeightConverter, WeightRenaming
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 from transformers.modeling_utils import set_zero3_state
 
@@ -52,12 +52,11 @@ def _whole_model(hooks: Any, found: ModelSource) -> PreTrainedModel:
 
 def _write_first_layout(model: PreTrainedModel, family: ModelFamily) -> None:
     """Make ``save_pretrained`` write names of the first layout, whichever layout was read, and for presets too."""
-    renames = {old for layout in family.layouts for old in layout.renames}
-    if renames:
+    if any(layout.renames for layout in family.layouts):
         applied = getattr(model, "_weight_conversions", None) or []
-        others = [conversion for conversion in applied if not renames.intersection(conversion.source_patterns)]
+        converters = [conversion for conversion in applied if isinstance(conversion, WeightConverter)]
         first = [WeightRenaming(old, new) for old, new in family.layouts[0].renames.items()]
-        model._weight_conversions = [*first, *others]  # type: ignore[assignment]
+        model._weight_conversions = [*first, *converters]  # type: ignore[assignment]
 
 
 def _random_model(
@@ -109,9 +108,7 @@ def _read_adapter(model: PreTrainedModel, folder: Path) -> None:
     """Add the adapter of a folder, or overwrite the one that the model has."""
     beside = folder / BESIDE_ADAPTER_FILE
     try:
-        model.load_adapter(
-            str(folder), adapter_name="default", is_trainable=True, local_files_only=True, hotswap=has_adapter(model)
-        )
+        model.load_adapter(str(folder), adapter_name="default", is_trainable=True, hotswap=has_adapter(model))
         unknown = model.load_state_dict(load_file(beside), strict=False)[1] if beside.is_file() else []
     except (OSError, SafetensorError, RuntimeError, ValueError) as error:
         raise InputError(f"{folder}: the adapter does not fit its base: {error}") from error

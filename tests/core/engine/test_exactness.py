@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
-from tests.core.engine.exactness import CASES, single_process
-from tests.support import torchrun
+from exactness import CASES, single_process
+from support import ROOT, torchrun
 
-SCRIPT = Path(__file__).with_name("exactness.py")
+SCRIPT = ROOT / "tests" / "exactness.py"
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)

@@ -1,0 +1,159 @@
+"""``polylens train`` as its users start it: real processes, the tiny VLM, real pages."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from support import torchrun
+from toy import write_toy
+
+import polylens
+from polylens.cli import main
+
+STEPS = 4
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> tuple[Path, Path]:
+    return write_toy(tmp_path_factory.mktemp("toy"))
+
+
+def command(data: tuple[Path, Path], output: Path, *more: str, batch: int = 8) -> list[str]:
+    pairs, store = data
+    return [
+        *("train", "--model-plugin", "minicpmv", "--model", "tiny", "--objective", "contrastive"),
+        *("--train", str(pairs), "--documents", str(store), "--output-dir", str(output), "--temperature", "0.1"),
+        *("--per-device-train-batch-size", str(batch), "--max-steps", str(STEPS), "--learning-rate", "1e-3"),
+        *("--grad-cache-micro-batch-size", "3", "--logging-steps", "1", "--save-steps", "2"),
+        *("--dataloader-num-workers", "1", "--disable-tqdm", "true", *more),
+    ]
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    name = "adapter_model.safetensors" if (folder / "adapter_config.json").exists() else "model.safetensors"
+    return load_file(folder / name)
+
+
+def distance(one: Path, other: Path) -> float:
+    """Relative difference of all weights, global L2."""
+    a, b = weights(one), weights(other)
+    assert a.keys() == b.keys()
+    difference = sum(float((a[name] - b[name]).double().pow(2).sum()) for name in a)
+    return (difference / sum(float(tensor.double().pow(2).sum()) for tensor in a.values())) ** 0.5
+
+
+@pytest.fixture(scope="module")
+def undisturbed(data, tmp_path_factory) -> Path:
+    output = tmp_path_factory.mktemp("undisturbed")
+    assert main(command(data, output)) == 0
+    return output
+
+
+def test_learns_and_leaves_a_model_that_loads(data, undisturbed):
+    steps = [json.loads(line) for line in (undisturbed / "metrics.jsonl").read_text().splitlines()]
+    losses = [step["loss"] for step in steps if "loss" in step]
+    assert len(losses) == STEPS
+    assert losses[-1] < losses[0]
+    assert {"accuracy", "pairs_per_second", "tokens_per_second", "memory_gib"} <= steps[0].keys()
+    card = json.loads((undisturbed / "polylens.json").read_text())
+    assert (card["plugin"], card["pooling"], card["query_max_length"]) == ("minicpmv", "wmean", 512)
+    assert polylens.load(None, undisturbed).embed(texts=["red bar"]).norm() == pytest.approx(1)
+
+
+def test_two_ranks_of_ddp_end_with_the_same_weights(data, undisturbed, tmp_path):
+    torchrun("-m", "polylens", *command(data, tmp_path, batch=4))
+    assert distance(undisturbed, tmp_path) < 1e-4
+
+
+@pytest.mark.parametrize("more", [(), ("--use_lora", "true", "--lora_dropout", "0")], ids=["full", "lora"])
+def test_two_ranks_of_zero_3_end_with_the_same_weights(data, tmp_path, more):
+    config = tmp_path / "zero3.json"
+    config.write_text('{"zero_optimization": {"stage": 3, "stage3_param_persistence_threshold": 0}}')
+    assert main(command(data, tmp_path / "one", *more)) == 0
+    torchrun("-m", "polylens", *command(data, tmp_path / "two", "--deepspeed", str(config), *more, batch=4))
+    assert distance(tmp_path / "one", tmp_path / "two") < 1e-3
+    one, two = (polylens.load(None, tmp_path / name).embed(texts=["red bar"]) for name in ("one", "two"))
+    torch.testing.assert_close(one, two, atol=1e-2, rtol=0)
+
+
+def test_a_killed_run_resumes_to_the_same_weights_bit_for_bit(data, undisturbed, tmp_path):
+    arguments = command(data, tmp_path)
+    process = subprocess.Popen([sys.executable, "-m", "polylens", *arguments], start_new_session=True)
+    while not (tmp_path / "checkpoint-2").exists():
+        assert process.poll() is None, "the run ended before it could be killed"
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert main([*arguments, "--resume-from-checkpoint", "true"]) == 0
+    ours, theirs = weights(tmp_path), weights(undisturbed)
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    steps = [json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [steps.count(step) for step in range(1, STEPS)] == [1] * (STEPS - 1)
+
+
+def test_accumulation_hard_negatives_and_the_best_checkpoint(data, tmp_path):
+    pairs, _ = data
+    more = ("--gradient-accumulation-steps", "2", "--hard-negatives", "1", "--validation", str(pairs))
+    more += ("--eval-strategy", "steps", "--eval-steps", "2", "--learned-temperature", "--symmetric")
+    assert main(command(data, tmp_path, *more, batch=4)) == 0
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    measured = {line["step"]: line["eval_nDCG@10"] for line in lines if "eval_nDCG@10" in line}
+    assert set(measured) == {2, 4}
+    best = max(measured, key=lambda step: measured[step])
+    ours, theirs = weights(tmp_path), weights(tmp_path / f"checkpoint-{best}")
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    temperature = load_file(tmp_path / "objective.safetensors")["log_scale"]
+    assert temperature.exp().item() != pytest.approx(10, abs=1e-4)
+
+
+def test_lora_with_a_trained_component_comes_back_whole(data, tmp_path):
+    assert main(command(data, tmp_path, "--use_lora", "true", "--tune", "connector")) == 0
+    found = polylens.load(None, tmp_path)
+    base = polylens.load("minicpmv", "tiny", seed=42)
+    name = "resampler.kv_proj.weight"
+    trained = dict(found.checkpoint.model.named_parameters())[name]
+    assert not torch.equal(trained, dict(base.checkpoint.model.named_parameters())[name])
+    torch.testing.assert_close(trained.data, load_file(tmp_path / "beside_adapter.safetensors")[name])
+
+
+BAD = {
+    "unknown plugin": (("--model-plugin", "minicpm"), "did you mean 'minicpmv'?"),
+    "unknown objective": (("--objective", "contrastiv"), "did you mean 'contrastive'?"),
+    "unknown option": (("--temprature", "1"), "did you mean"),
+    "missing file": (("--train", "missing.jsonl"), "missing.jsonl"),
+    "large batch": (("--per-device-train-batch-size", "64"), "too few for a batch of 64"),
+    "cut picture": (("--document-max-length", "20"), "picture"),
+    "no such model": (("--model", "tinny"), "did you mean 'tiny'?"),
+    "temperature": (("--temperature", "0"), "temperature"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_one_error(case, data, tmp_path, capsys):
+    options, message = BAD[case]
+    assert main(command(data, tmp_path, *options)) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert "Traceback" not in error
+    assert not list(tmp_path.glob("checkpoint-*"))
+
+
+def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_checkpoint(data, tmp_path, capsys):
+    more = ("--learning-rate", "1e30", "--max-grad-norm", "0", "--save-steps", "1")
+    assert main(command(data, tmp_path, *more)) == 2
+    assert "the loss of step 2 is nan" in capsys.readouterr().err
+    assert (tmp_path / "checkpoint-1" / "model.safetensors").exists()
+
+
+def test_a_second_run_into_the_same_folder_is_refused(data, undisturbed, capsys):
+    assert main(command(data, undisturbed)) == 2
+    assert "--resume-from-checkpoint true" in capsys.readouterr().err
