@@ -47,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
         save_per_query(args.per_query, result["per_query"])
     _print(result)
     written = " and ".join(str(path) for path in (args.output, args.per_query) if path)
-    print(f"{result['queries']} queries measured" + (f", written to {written}" if written else ""))  # noqa: T201
+    print(f"{result['queries']} queries measured" + (f", written to {written}" if written else ""))
     return 0
 
 

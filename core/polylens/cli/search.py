@@ -44,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
     queries, corpus = VectorStore(args.queries), VectorStore(args.corpus)
     if search_to_run(queries, corpus, args.output, search_options(args, args.k)):
         k = min(args.k, len(corpus))
-        print(f"{len(queries)} queries, {len(corpus)} documents: the best {k} of each are in {args.output}")  # noqa: T201
+        print(f"{len(queries)} queries, {len(corpus)} documents: the best {k} of each are in {args.output}")
     return 0
 
 

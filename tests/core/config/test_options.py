@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import pytest
+
 from polylens.config.options import build_options
 from polylens.errors import InputError
 
