@@ -3,7 +3,7 @@
 Scores are float32 whatever the vectors were made in: ranking in bfloat16 loses 2 % of the first hundred.
 
 A tile is a function of global position: tile i of the queries holds the rows from ``i * query_tile`` on, and so for
-the corpus; the last tile is padded with zeros to a multiple of 32 rows. Ranks share the query tiles out, so every
+the corpus; the last tile is padded with zeros to a multiple of 16 rows. Ranks share the query tiles out, so every
 product has the same shapes on any number of ranks, and the result is the same bit for bit.
 """
 
@@ -178,8 +178,8 @@ def _spans(count: int, size: int) -> list[tuple[int, int]]:
 
 
 def _height(rows: int, tile: int) -> int:
-    """Rows of a padded tile: it is full, or, if it is the last, a multiple of 32."""
-    return min(tile, -(-rows // 32) * 32)
+    """Rows of a padded tile: it is full, or, if it is the last, a multiple of 16."""
+    return min(tile, -(-rows // 16) * 16)
 
 
 def _load(vectors: Vectors, start: int, stop: int, height: int, cut: _Cut) -> Tensor:
