@@ -10,10 +10,14 @@ import pytest
 import torch
 from PIL import Image
 from safetensors import safe_open
+from safetensors.torch import load_file
+from support import torchrun
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil, smart_resize
 
 from polylens.contracts import ImageRef, Message
+from polylens.data.documents import Document
+from polylens.data.store import DocumentWriter
 from polylens.engine.loading import load_checkpoint
 from polylens.engine.saving import save_model_folder
 from polylens.errors import InputError
@@ -259,3 +263,66 @@ def test_a_picture_of_one_pixel(checkpoint):
     assert sliced.visual_tokens == 4
     assert crop.shape == (3, 56, 56)
     assert crop[:, 0, 0].tolist() == [9, 8, 7]
+
+
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory):
+    """Eight pages and a query for each: the arguments of ``polylens train``."""
+    folder = tmp_path_factory.mktemp("pages")
+    words = ["filter", "pump", "valve", "belt", "sensor", "handle", "oil", "cover"]
+    with DocumentWriter(folder / "pages") as writer:
+        for number, word in enumerate(words):
+            image = encoded(picture(60 + 20 * number, 90, seed=number)).value
+            writer.write(Document(f"manual.pdf#{number}", image=image, text=word))
+    pairs = [{"query": f"Where is the {w}?", "positives": [f"manual.pdf#{n}"]} for n, w in enumerate(words)]
+    (folder / "pairs.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
+    return [
+        *("--model-plugin", "qwen2_5_vl", "--model", "tiny", "--objective", "contrastive"),
+        *("--train", folder / "pairs.jsonl", "--documents", folder / "pages", "--max_pixels", "7840"),
+        *("--grad-cache-micro-batch-size", "2", "--learning_rate", "2e-4", "--max_steps", "4", "--seed", "7"),
+        *("--logging_steps", "1", "--temperature", "0.1", "--dataloader_num_workers", "0"),
+    ]
+
+
+def train(pages, folder, *options, ranks=1):
+    """Losses of ``polylens train``, and the weights that it wrote."""
+    size = ("--per_device_train_batch_size", str(8 // ranks), "--output-dir", folder)
+    torchrun("-m", "polylens", "train", *pages, *size, *options, nproc=ranks, timeout=400)
+    lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+    return [line["loss"] for line in lines if "loss" in line], load_file(folder / "model.safetensors")
+
+
+def difference(weights, wanted):
+    """Relative L2 norm of the difference."""
+    assert weights.keys() == wanted.keys()
+    away = sum(float((weights[name] - wanted[name]).pow(2).sum()) for name in wanted)
+    return (away / sum(float(value.pow(2).sum()) for value in wanted.values())) ** 0.5
+
+
+@pytest.fixture(scope="module")
+def trained(pages, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("trained") / "out"
+    return folder, *train(pages, folder)
+
+
+def test_trains_with_the_command_of_every_plugin(trained):
+    folder, losses, _ = trained
+    assert len(losses) == 4
+    assert losses[-1] < losses[0]
+    assert json.loads((folder / "polylens.json").read_text())["options"] == {"min_pixels": 3136, "max_pixels": 7840}
+    _, report = Qwen2_5_VLForConditionalGeneration.from_pretrained(folder, output_loading_info=True)
+    assert not report["missing_keys"]
+    assert not report["unexpected_keys"]
+    assert "model.layers.0.self_attn.q_proj.weight" in names(folder)
+
+
+@pytest.mark.timeout(900)
+def test_two_ranks_of_zero3_train_the_same_weights(pages, trained, tmp_path):
+    """transformers builds parts of this model by itself, which partitions them if nobody says otherwise."""
+    _, losses, wanted = trained
+    config = tmp_path / "zero3.json"
+    sizes = ("train_micro_batch_size_per_gpu", "train_batch_size", "gradient_accumulation_steps")
+    config.write_text(json.dumps({"zero_optimization": {"stage": 3}, **dict.fromkeys(sizes, "auto")}))
+    found, weights = train(pages, tmp_path / "out", "--deepspeed", config, ranks=2)
+    assert found == pytest.approx(losses, rel=1e-4)
+    assert difference(weights, wanted) < 1e-4
