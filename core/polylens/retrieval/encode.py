@@ -109,9 +109,7 @@ class Encoder:
         in_order = [part[i] for i in range(rounds) for part in parts]
         return torch.cat(in_order) if in_order else torch.empty(0, 0)
 
-    def write(
-        self, records: Records, ids: Sequence[str], kind: Literal["query", "document"], writer: VectorWriter
-    ) -> None:
+    def write(self, records: Records, kind: Literal["query", "document"], writer: VectorWriter) -> None:
         """Write this rank's missing shards; what an earlier run wrote stays."""
         shards = writer.missing(distributed.rank(), distributed.world_size())
         total = sum(len(writer.rows(shard)) for shard in shards)
