@@ -11,6 +11,8 @@ transformers at their top level, so that ``polylens plugins list`` stays fast.
 
 from __future__ import annotations
 
+# Specifications have no body.
+# pyright: reportReturnType=false
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any

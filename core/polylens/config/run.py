@@ -55,12 +55,14 @@ class GradientCacheConfig:
     """How a batch is cut into micro-batches; the gradient does not depend on it.
 
     Args:
-        enable: off, a batch is one micro-batch: one pass, and memory for all of its rows.
+        enable: off, all rows of a role are one micro-batch, and memory must hold all of them.
         micro_batch_size: rows (queries or documents) of one forward pass.
         micro_batch_tokens: padded tokens of one forward pass (rows x longest row), instead of a number of rows.
         sort_by_cost: put rows of like length together, which saves padding.
         pixel_cache_gb: host memory for pixels kept from the first pass to the second, in GiB a process; what does not
             fit is decoded again.
+        low_memory: under ZeRO-2 and 3, reduce gradients after every micro-batch and keep them partitioned, rather than
+            hold full ones until the step ends.
     """
 
     enable: bool = True
@@ -68,6 +70,7 @@ class GradientCacheConfig:
     micro_batch_tokens: int | None = None
     sort_by_cost: bool = True
     pixel_cache_gb: float = 4.0
+    low_memory: bool = False
 
 
 @dataclass

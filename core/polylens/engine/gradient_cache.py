@@ -104,26 +104,27 @@ class GradientCache(Generic[M]):
                 representation to the micro-batches that give it.
             targets: what the objective needs to know of the global batch; see ``Objective.coupled``.
         """
+        passes: Iterable[Any] = micro_batches
         if isinstance(micro_batches, Mapping):
-            micro_batches = [_Named(name, part) for name, parts in micro_batches.items() for part in parts]  # type: ignore[misc]
-        if not self.objective.is_coupled:
-            micro_batches = list(micro_batches)
-        first = self._first_pass(micro_batches)
+            passes = [_Named(str(name), part) for name, parts in micro_batches.items() for part in parts]
+        elif not self.objective.is_coupled:
+            passes = list(micro_batches)
+        first = self._first_pass(passes)
         gathered = gather(first.representations)
         coupled = self._couple(gathered, targets, first.parameters)
         cotangents = return_gradients(gathered, coupled.gradients)
         shares = {name: distributed.sum_tensor(g) for name, g in coupled.parameter_gradients.items()}
-        additive = self._second_pass(micro_batches, first, cotangents, shares)
+        additive = self._second_pass(passes, first, cotangents, shares)
         loss = distributed.sum_tensor(coupled.loss.detach().to(additive.device) + additive)
         metrics = {name: float(distributed.sum_tensor(value.detach())) for name, value in coupled.metrics.items()}
         return StepResult(loss, metrics, {**gathered.counts, **first.normalisers})
 
-    def _first_pass(self, micro_batches: Iterable[M]) -> _FirstPass:
+    def _first_pass(self, micro_batches: Iterable[Any]) -> _FirstPass:
         """Representations and normalisers of every micro-batch, and the random state that each one started from."""
         first = _FirstPass()
         for micro_batch in micro_batches:
             if not self.objective.is_coupled:
-                counts = self.objective.normalisers(micro_batch)  # type: ignore[arg-type]
+                counts = self.objective.normalisers(micro_batch)
                 first.add(Encoded({}, normalisers=counts), None)
                 continue
             state = RandomState.capture()
@@ -142,7 +143,7 @@ class GradientCache(Generic[M]):
 
     def _second_pass(
         self,
-        micro_batches: Iterable[M],
+        micro_batches: Iterable[Any],
         first: _FirstPass,
         cotangents: Mapping[str, Tensor],
         parameter_gradients: Mapping[str, Tensor],

@@ -86,7 +86,7 @@ def load_checkpoint(
     chosen = build_options(family.options, given, f"model family {family.name!r}")
     tokenizer = hooks.tokenizer(family=family, source=found.folder)
     around = {"family": family, "config": config, "options": chosen}
-    model = load_model(hooks, found, dtype, attn_implementation, seed)
+    model: Any = load_model(hooks, found, dtype, attn_implementation, seed)
     return Checkpoint(
         plugin=plugin,
         family=family,

@@ -68,7 +68,7 @@ def _add_lora(model: PreTrainedModel, family: ModelFamily, lora: LoraSettings) -
     model.add_adapter(
         LoraConfig(
             r=lora.r,
-            lora_alpha=lora.alpha,
+            lora_alpha=lora.alpha,  # pyright: ignore[reportArgumentType]  # peft takes any number
             lora_dropout=lora.dropout,
             target_modules=targets,  # type: ignore[arg-type]
         ),

@@ -58,6 +58,7 @@ class PolylensTrainer(Trainer):
         checkpoint: model and what belongs to it.
         card: written as ``polylens.json`` into every checkpoint.
         evaluator: measures the model, given its forward pass; called on every rank.
+        low_memory: see ``accumulation_for``.
     """
 
     def __init__(
@@ -68,8 +69,11 @@ class PolylensTrainer(Trainer):
         planner: StepPlanner,
         card: ModelCard,
         evaluator: Evaluator | None = None,
+        low_memory: bool = False,
     ) -> None:
+        self.low_memory = low_memory
         self.checkpoint, self.objective, self.card, self.evaluator = checkpoint, objective, card, evaluator
+        self.folder = Path(str(args.output_dir))
         self.steps = StepNumbers(planner)
         # Trainer wants an evaluation set before it evaluates; what is measured on is the evaluator's own business.
         measured = self.steps if evaluator is not None else None
@@ -82,7 +86,7 @@ class PolylensTrainer(Trainer):
             self.remove_callback(callback)
         if not args.disable_tqdm:
             self.add_callback(ConsoleLine)
-        self.add_callback(MetricsFile(Path(args.output_dir)))
+        self.add_callback(MetricsFile(self.folder))
 
     # Batches
 
@@ -116,14 +120,15 @@ class PolylensTrainer(Trainer):
                 self._check(result)
                 self._window.add(plan, result, len(parts))
                 total += result.loss.detach().to(total) / len(parts)
-        if hasattr(model, "coalesce_grad_reduction"):  # a DeepSpeed engine steps its optimizer itself
-            model.set_gradient_accumulation_boundary(True)
-            model.step()
+        if self.is_deepspeed_enabled:
+            engine: Any = model  # which steps the optimizer itself
+            engine.set_gradient_accumulation_boundary(True)
+            engine.step()
         return total
 
     def _accumulation(self, model: nn.Module) -> Accumulation:
         scaled = self.accelerator if self.accelerator.scaler is not None else None
-        return accumulation_for(model, scaled)
+        return accumulation_for(model, scaled, low_memory=self.low_memory)
 
     def _check(self, result: StepResult) -> None:
         loss = float(result.loss)
@@ -149,7 +154,7 @@ class PolylensTrainer(Trainer):
         """Figures of the evaluator, named ``eval_<measure>``."""
         if self.evaluator is None:
             raise InputError("there is nothing to evaluate on: give --validation")
-        model = self.model_wrapped
+        model: Any = self.model_wrapped
         model.eval()
         with torch.no_grad(), self.accelerator.autocast():
             found = self.evaluator(lambda batch: _inner(model)(batch))
@@ -163,19 +168,19 @@ class PolylensTrainer(Trainer):
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Write a model folder; under ZeRO every rank takes part."""
-        state_dict = self.accelerator.get_state_dict(self.model_wrapped)
+        state_dict: Any = self.accelerator.get_state_dict(self.model_wrapped)
         if self.args.should_save:
             weights = {k.removeprefix("model."): v for k, v in state_dict.items() if k.startswith("model.")}
             prefix = "objective_parameters."
             parameters = {k.removeprefix(prefix): v for k, v in state_dict.items() if k.startswith(prefix)}
-            folder = Path(output_dir or self.args.output_dir)
+            folder = Path(output_dir) if output_dir else self.folder
             save_model_folder(self.checkpoint, folder, self.card, state_dict=weights, parameters=parameters)
         if self.args.push_to_hub and not _internal_call:
             self.push_to_hub(commit_message="Model save", revision=self.args.hub_revision)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         """Write a checkpoint under another name first: it appears whole or not at all."""
-        final = Path(self.args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        final = self.folder / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
         partial = final.with_name(f".{final.name}.tmp")
         if self.args.should_save:
             remove(partial)
@@ -194,7 +199,7 @@ class PolylensTrainer(Trainer):
         if self.args.should_save:
             publish(partial, final)
             rotate_checkpoints(
-                output_dir=self.args.output_dir,
+                output_dir=str(self.folder),
                 save_total_limit=self.args.save_total_limit,
                 best_model_checkpoint=self.state.best_model_checkpoint,
                 use_mtime=True,
@@ -204,9 +209,10 @@ class PolylensTrainer(Trainer):
     def _save_state(self, folder: Path) -> None:
         if not self.args.should_save:
             return
+        stateful: Any = self.state.stateful_callbacks
         for callback in [*self.callback_handler.callbacks, self.control]:
             if isinstance(callback, ExportableState):
-                self.state.stateful_callbacks[type(callback).__name__] = callback.state()
+                stateful[type(callback).__name__] = callback.state()
         self.state.save_to_json(str(folder / TRAINER_STATE_NAME))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:

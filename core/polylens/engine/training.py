@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 
 import torch
 from transformers import TrainingArguments, set_seed
+from transformers.utils.logging import disable_progress_bar
 
 from polylens import plugins
 from polylens.config.card import ModelCard
@@ -81,6 +83,7 @@ def train(config: RunConfig, evaluator: Callable[[Validation], Evaluator]) -> Tr
     Raises:
         InputError: anything in the configuration, the data or the model that cannot be used.
     """
+    disable_progress_bar()  # of transformers, for every file that it reads or writes; the run has its own
     objective = build_objective(config)
     resume = checkpoint_to_resume(config)
     args, accumulation = training_arguments(config)
@@ -100,7 +103,7 @@ def train(config: RunConfig, evaluator: Callable[[Validation], Evaluator]) -> Tr
     planner = _planner(config, args, accumulation, data, preparer, objective)
     validation = _validation(config, args, checkpoint, card, data.documents) if config.data.validation else None
     measure = evaluator(validation) if validation else None
-    trainer = PolylensTrainer(checkpoint, objective, args, planner, card, measure)
+    trainer = PolylensTrainer(checkpoint, objective, args, planner, card, measure, config.gradient_cache.low_memory)
     _write_run(config, args)
     outcome = trainer.train(resume_from_checkpoint=resume)
     return _finish(trainer, outcome.training_loss)
@@ -162,7 +165,9 @@ def _validation(
 
 
 def _quarantine(config: RunConfig) -> Path:
-    return Path(config.output_dir) / "quarantine.jsonl"
+    """Every rank reads all data; each writes a file of its own, for a folder may be shared."""
+    rank = int(os.environ.get("RANK", "0"))
+    return Path(config.output_dir) / ("quarantine.jsonl" if rank == 0 else f"quarantine.rank{rank}.jsonl")
 
 
 def _image_root(config: RunConfig) -> Path:
@@ -250,7 +255,7 @@ def _write_run(config: RunConfig, args: TrainingArguments) -> None:
 
 def _finish(trainer: PolylensTrainer, loss: float) -> TrainingResult:
     """The best checkpoint, or the last weights, as a model folder."""
-    folder, best = Path(trainer.args.output_dir), trainer.state.best_model_checkpoint
+    folder, best = trainer.folder, trainer.state.best_model_checkpoint
     if best is None:
         trainer.save_model()
     elif trainer.args.should_save:

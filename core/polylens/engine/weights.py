@@ -74,12 +74,13 @@ def _random_model(
 def _read_weights(kind: type[PreTrainedModel], found: ModelSource, settings: dict[str, Any]) -> PreTrainedModel:
     renames = {old: new for layout in found.family.layouts for old, new in layout.renames.items()}
     try:
-        model, report = kind.from_pretrained(
+        loaded: Any = kind.from_pretrained(
             found.folder, key_mapping=renames or None, local_files_only=True, output_loading_info=True, **settings
         )
     except (OSError, SafetensorError, RuntimeError, ValueError) as error:
         reason = str(error).strip().splitlines()
         raise InputError(f"{found.folder}: the weights cannot be read: {reason[0] if reason else error!r}") from error
+    model, report = loaded
     for what in ("missing_keys", "mismatched_keys"):
         keys = sorted(map(str, report[what]))
         if keys:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-
 from exactness import CASES, single_process
 from support import ROOT, torchrun
 
