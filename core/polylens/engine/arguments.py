@@ -52,6 +52,8 @@ def training_arguments(config: RunConfig) -> tuple[TrainingArguments, int]:
         raise InputError("torch_compile is not supported: dropout could not be replayed in the second pass")
     if accumulation < 1:
         raise InputError(f"gradient_accumulation_steps is {accumulation}; it must be at least 1")
+    if os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true" and not given.get("deepspeed"):
+        raise InputError("accelerate launch --use_deepspeed: give the configuration with --deepspeed FILE as well")
     if given.get("deepspeed"):
         given["deepspeed"] = _deepspeed(given["deepspeed"])
     if not torch.accelerator.is_available():

@@ -6,6 +6,7 @@ without communication, and a resumed run continues where it stopped.
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -72,16 +73,18 @@ class PairBatches:
     def __init__(self, pairs: Sequence[Pair], size: int, *, seed: int, shuffle: bool, drop_last: bool) -> None:
         self.count, self.size, self.seed, self.shuffle, self.drop_last = len(pairs), size, seed, shuffle, drop_last
         self._in_file_order = self._cut(np.arange(len(pairs)), [pair.batch for pair in pairs])
+        self._length = len(self._cut(np.arange(len(pairs)))) if shuffle else len(self._in_file_order)
+        self.epoch = functools.lru_cache(maxsize=2)(self._epoch)  # requests run ahead into the next epoch
 
     def __len__(self) -> int:
-        return len(self._cut(np.arange(self.count))) if self.shuffle else len(self._in_file_order)
+        return self._length
 
-    def epoch(self, epoch: int) -> list[np.ndarray]:
+    def _epoch(self, epoch: int) -> list[np.ndarray]:
         """Pair numbers of every batch of an epoch."""
         generator = np.random.default_rng((self.seed, epoch))
         if self.shuffle:
             return self._cut(generator.permutation(self.count))
-        return [self._in_file_order[i] for i in generator.permutation(len(self._in_file_order))]
+        return [self._in_file_order[i] for i in generator.permutation(self._length)]
 
     def _cut(self, order: np.ndarray, groups: Sequence[int] | None = None) -> list[np.ndarray]:
         """Runs of at most ``size`` numbers, none across the border of a group."""

@@ -43,8 +43,12 @@ class TrainingModule(nn.Module):
         """Where Trainer and accelerate look for the model's sizes."""
         return self.model.config
 
-    def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: dict[str, Any] | None = None) -> None:
-        self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs)
+    def activation_checkpointing_enable(self, **options: Any) -> None:
+        self.model.activation_checkpointing_enable(**options)
+
+    def gradient_checkpointing_enable(self, **options: Any) -> None:
+        """The name of the same in transformers before 5.20."""
+        self.model.gradient_checkpointing_enable(**options)
 
     def forward(self, batch: Batch, normalisers: Mapping[str, float] | None = None) -> Encoded:
         outputs = self.model(batch, outputs=self.objective.inputs_needed)
