@@ -47,7 +47,7 @@ class TrainingModule(nn.Module):
         self.model.activation_checkpointing_enable(**options)
 
     def gradient_checkpointing_enable(self, **options: Any) -> None:
-        """The name of the same in transformers before 5.20."""
+        """What callers other than Trainer still use."""
         self.model.gradient_checkpointing_enable(**options)
 
     def forward(self, batch: Batch, normalisers: Mapping[str, float] | None = None) -> Encoded:

@@ -53,7 +53,7 @@ def main() -> None:
     for name, weight in engine.module.named_parameters():
         difference += (safe_get_full_grad(weight) - wanted[name]).square().sum().item()
         total += wanted[name].square().sum().item()
-    print("relative difference", (difference / total) ** 0.5, keep.config["zero_optimization"]["stage"])  # noqa: T201
+    print("relative difference", (difference / total) ** 0.5, keep.config["zero_optimization"]["stage"])
     assert (difference / total) ** 0.5 < 1e-5
 
 
