@@ -7,6 +7,10 @@ from pathlib import Path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Turn documents or queries into a folder of vectors. Stopped at any moment, it is simply started again. Under "
+        "torchrun the work is shared out over the ranks; the vectors are the same, byte for byte."
+    )
     parser.add_argument("--model", required=True, help="model folder, adapter folder, hub id or preset")
     parser.add_argument("--model-plugin", help="plugin of the model; by default the one that polylens.json names")
     what = parser.add_mutually_exclusive_group(required=True)
@@ -14,12 +18,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what.add_argument("--queries", type=Path, help="queries.jsonl (BEIR, or pairs)")
     parser.add_argument("--ids", type=Path, help="file with the ids of the documents to encode, one a line")
     parser.add_argument("--output", type=Path, required=True, help="folder of vectors; a part of it is completed")
-    parser.add_argument("--batch-size", type=int, default=16, help="records of a forward pass")
-    parser.add_argument("--rows-per-shard", type=int, default=1024, help="vectors of a file")
-    parser.add_argument("--dtype", default="auto", help="auto, float32, bfloat16 or float16")
-    parser.add_argument("--device", help="such as cpu or cuda; by default the accelerator if there is one")
-    parser.add_argument("--num-workers", type=int, default=2, help="processes that prepare pictures")
-    parser.add_argument("--seed", type=int, default=0, help="of the random weights of a preset")
+    parser.add_argument("--batch-size", type=int, default=16, help="records of a forward pass (default: 16)")
+    parser.add_argument("--rows-per-shard", type=int, default=1024, help="vectors of a file (default: 1024)")
+    parser.add_argument(
+        "--dtype", default="auto", help="auto (what config.json says, the default), float32, bfloat16 or float16"
+    )
+    parser.add_argument("--device", help="cpu, cuda, cuda:1; by default the accelerator if there is one")
+    parser.add_argument("--num-workers", type=int, default=2, help="processes that prepare pictures (default: 2)")
+    parser.add_argument("--seed", type=int, default=0, help="of the random weights of a preset (default: 0)")
     parser.add_argument(
         "--option", action="append", default=[], metavar="NAME=VALUE", help="option of the model family"
     )

@@ -20,6 +20,7 @@ from polylens.engine.loading import Checkpoint, load_checkpoint
 from polylens.errors import InputError
 from polylens.retrieval.distributed import process_group
 from polylens.retrieval.encode import DocumentRecords, Encoder, Records, fingerprint
+from polylens.retrieval.search import resolve_device
 from polylens.retrieval.vectors import VectorWriter
 
 
@@ -31,9 +32,13 @@ class EncodeOptions:
         batch_size: records of a forward pass.
         rows_per_shard: vectors of a file.
         dtype: of the weights.
-        device: by default the accelerator if there is one.
+        device: ``cpu``, ``cuda``, ``cuda:1``, or ``auto``; by default the accelerator if there is one.
+        num_workers: processes that prepare pictures; with 0 the model's own does.
         seed: of the random weights of a preset.
         options: of the model family.
+
+    Raises:
+        InputError: a number is too small.
     """
 
     batch_size: int = 16
@@ -43,6 +48,11 @@ class EncodeOptions:
     num_workers: int = 2
     seed: int = 0
     options: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name, least in (("batch_size", 1), ("rows_per_shard", 1), ("num_workers", 0)):
+            if getattr(self, name) < least:
+                raise InputError(f"{name} is {getattr(self, name)}, it must be at least {least}")
 
 
 def encode_documents(
@@ -144,7 +154,7 @@ def _fingerprint(checkpoint: Checkpoint, options: EncodeOptions) -> str:
 
 def _device(options: EncodeOptions) -> torch.device:
     if options.device is not None:
-        return torch.device(options.device)
+        return resolve_device(options.device)
     accelerator = torch.accelerator.current_accelerator()
     return (
         torch.device(accelerator.type, int(os.environ.get("LOCAL_RANK", "0"))) if accelerator else torch.device("cpu")

@@ -146,7 +146,7 @@ def resolve_device(name: str) -> torch.device:
     except RuntimeError as error:
         raise InputError(f"unknown device {name!r}: use cpu, cuda, cuda:1 or auto") from error
     if device.type not in ("cpu", "cuda"):
-        raise InputError(f"search runs on cpu and cuda, not on {device.type!r}")
+        raise InputError(f"give cpu or cuda as the device, not {device.type!r}")
     if device.type == "cuda" and not torch.cuda.is_available():
         raise InputError(f"device {name!r}: this machine has no GPU that torch can use")
     if device.type == "cuda" and device.index is None:

@@ -223,7 +223,7 @@ def test_options_must_be_positive(name):
 
 def test_unknown_devices_are_refused():
     assert resolve_device("cpu").type == "cpu"
-    for name, message in [("gpu9", "unknown device 'gpu9'"), ("meta", "not on 'meta'")]:
+    for name, message in [("gpu9", "unknown device 'gpu9'"), ("meta", "not 'meta'")]:
         with pytest.raises(InputError, match=message):
             resolve_device(name)
     if not torch.cuda.is_available():
