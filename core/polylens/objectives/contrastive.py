@@ -12,11 +12,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from polylens.contracts import ROLES, Batch, Coupled, Objective, Outputs, PairTargets, Representation
+from polylens.errors import InputError
 from polylens.modeling.pooling import Pooling, pool
 from polylens.objectives.info_nce import sweep, truncate, truncate_backward
 
 MAX_SCALE = 100.0
 """Largest inverse temperature that is learned, as in CLIP (Radford et al. 2021, arXiv 2103.00020)."""
+
+LOG_MAX_SCALE = math.log(MAX_SCALE)
 
 
 @dataclass
@@ -58,6 +61,8 @@ class ContrastiveOptions:
             raise ValueError(f"matryoshka_dims is {self.matryoshka_dims}; every size must be at least 1")
         if len(self.matryoshka_weights or self.matryoshka_dims or []) != len(self.matryoshka_dims or []):
             raise ValueError("matryoshka_weights needs one weight for each of matryoshka_dims")
+        if any(not weight > 0 for weight in self.matryoshka_weights or []):
+            raise ValueError(f"matryoshka_weights is {self.matryoshka_weights}; every weight must be above 0")
 
 
 class Contrastive(Objective):
@@ -130,7 +135,7 @@ class Contrastive(Objective):
         """Sizes in ascending order, so that the largest one gives the accuracy, with weights that sum to 1."""
         dims = self.options.matryoshka_dims or [full]
         if max(dims) > full:
-            raise ValueError(f"matryoshka_dims has {max(dims)}, and vectors have {full} dimensions")
+            raise InputError(f"matryoshka_dims has {max(dims)}, and vectors have {full} dimensions")
         weights = self.options.matryoshka_weights or [1.0] * len(dims)
         return [(size, weight / sum(weights)) for size, weight in sorted(zip(dims, weights, strict=True))]
 
@@ -138,9 +143,10 @@ class Contrastive(Objective):
         """The inverse temperature, and its derivative with respect to ``log_scale``."""
         if not self.options.learned_temperature:
             return like.new_tensor(1 / self.options.temperature), 0.0
-        free = parameters.get("log_scale", self._log_scale).detach().to(like).exp().squeeze()
-        scale = free.clamp(max=MAX_SCALE)
-        return scale, float(scale) if float(free) <= MAX_SCALE else 0.0
+        free = parameters.get("log_scale", self._log_scale).detach().squeeze()
+        held = bool(free > LOG_MAX_SCALE)  # in its own type: rounded, the logarithm of 100 is not above itself
+        scale = free.clamp(max=LOG_MAX_SCALE).to(like).exp()
+        return scale, 0.0 if held else float(scale)
 
     def _one_size(
         self,
