@@ -31,6 +31,7 @@ from polylens.engine.trainable import choose_trained
 from polylens.engine.training_module import TrainingModule
 from polylens.modeling.pooling import pool
 from polylens.objectives.contrastive import Contrastive, ContrastiveOptions
+from polylens.testing.precision import Float64Throughout
 
 QUERIES, NEGATIVES = 5, 1
 Cut = list[list[list[int]]]
@@ -151,18 +152,7 @@ def build(case: Case, dtype: str) -> tuple[TrainingModule, Checkpoint]:
     module = TrainingModule(checkpoint.model, objective)
     if dtype == "float64":
         module.to(torch.float64)
-        norms_in_float64(module)
     return module, checkpoint
-
-
-def norms_in_float64(module: torch.nn.Module) -> None:
-    """transformers' RMSNorm computes in float32 whatever the type: its rounding alone is above 1e-10."""
-    for parent in list(module.modules()):
-        for name, child in parent.named_children():
-            if type(child).__name__.endswith("RMSNorm") and hasattr(child, "variance_epsilon"):
-                wide = torch.nn.RMSNorm(child.weight.shape, eps=child.variance_epsilon, dtype=torch.float64)
-                wide.weight = child.weight
-                setattr(parent, name, wide)
 
 
 def micro_batches(checkpoint: Checkpoint, examples: Sequence[Example], own: list[list[int]]) -> list[Batch]:
@@ -201,8 +191,9 @@ def single_process(case: Case) -> float:
     examples = rows(checkpoint)
     parts = cut(examples, case, 1)
     module.train()
-    loss, wanted = reference(module, checkpoint, examples, parts, case)
-    found_loss = cached(module, module, checkpoint, examples, parts[0], Accumulation(), 0)
+    with Float64Throughout():
+        loss, wanted = reference(module, checkpoint, examples, parts, case)
+        found_loss = cached(module, module, checkpoint, examples, parts[0], Accumulation(), 0)
     assert abs(float(found_loss - loss)) < 1e-10
     return error({n: p.grad for n, p in module.named_parameters() if p.grad is not None}, wanted)
 
@@ -212,13 +203,15 @@ def ddp(case: Case) -> float:
     examples = rows(checkpoint)
     parts = cut(examples, case, dist.get_world_size())
     module.train()
-    loss, wanted = reference(module, checkpoint, examples, parts, case)
+    with Float64Throughout():
+        loss, wanted = reference(module, checkpoint, examples, parts, case)
     wrapped = torch.nn.parallel.DistributedDataParallel(module)
     accumulation = accumulation_for(wrapped)
     # Two parts of half the weight each, as gradient accumulation does.
     for last in (False, True):
         part = Part(accumulation, share=0.5, last=last)
-        found = cached(wrapped, module, checkpoint, examples, parts[dist.get_rank()], part, dist.get_rank())
+        with Float64Throughout():
+            found = cached(wrapped, module, checkpoint, examples, parts[dist.get_rank()], part, dist.get_rank())
         assert abs(float(found - loss)) < 1e-10
     return error({n: p.grad for n, p in module.named_parameters() if p.grad is not None}, wanted)
 
