@@ -23,6 +23,12 @@ def barrier() -> None:
         dist.barrier()
 
 
+def empty(size: int, dtype: torch.dtype) -> Tensor:
+    """[0, size], where the collectives of this run take it: NCCL moves tensors of an accelerator alone."""
+    moved = torch.accelerator.current_accelerator() if dist.get_backend() != "gloo" else None
+    return torch.empty(0, size, dtype=dtype, device=moved)
+
+
 def gather_objects(value: Any) -> list[Any]:
     """A small picklable value of every rank, in rank order."""
     if world_size() == 1:

@@ -39,13 +39,17 @@ def gather(made: Mapping[str, Sequence[Representation]]) -> Gathered:
     Raises:
         ValueError: positions are not a permutation of ``0 .. n_global - 1``, or only some vectors have one.
     """
-    local = {name: _joined(name, parts) for name, parts in made.items()}
-    shapes = distributed.gather_objects({name: (len(v), v.shape[1]) for name, (v, _) in local.items()})
+    local = {name: _joined(parts) for name, parts in made.items()}
+    placed = {name: {part.positions is not None for part in parts} for name, parts in made.items()}
+    shapes = distributed.gather_objects({n: (len(v), v.shape[1], v.dtype, placed[n]) for n, (v, _) in local.items()})
     found = Gathered()
     for name in sorted({name for shape in shapes for name in shape}):
         lengths = [shape[name][0] if name in shape else 0 for shape in shapes]
-        size = next(shape[name][1] for shape in shapes if name in shape)
-        values, positions = local[name] if name in local else _nothing(local, size)
+        known = [shape[name] for shape in shapes if name in shape]
+        if len(set.union(*(places for *_, places in known))) > 1:  # known to all ranks, which fail together
+            raise ValueError(f"some micro-batches give positions for representation {name!r}, and some do not")
+        _, size, dtype, _ = known[0]
+        values, positions = local[name] if name in local else (distributed.empty(size, dtype), None)
         if positions is None:
             start = sum(lengths[: distributed.rank()])
             positions = torch.arange(start, start + len(values), device=values.device)
@@ -66,16 +70,8 @@ def return_gradients(gathered: Gathered, gradients: Mapping[str, Tensor]) -> dic
     }
 
 
-def _joined(name: str, parts: Sequence[Representation]) -> tuple[Tensor, Tensor | None]:
+def _joined(parts: Sequence[Representation]) -> tuple[Tensor, Tensor | None]:
     values = torch.cat([part.values.detach() for part in parts])
     values = values.to(torch.promote_types(values.dtype, torch.float32))
     positions = [part.positions for part in parts if part.positions is not None]
-    if positions and len(positions) != len(parts):
-        raise ValueError(f"some micro-batches give positions for representation {name!r}, and some do not")
     return values, torch.cat(positions) if positions else None
-
-
-def _nothing(local: Mapping[str, tuple[Tensor, Tensor | None]], size: int) -> tuple[Tensor, Tensor]:
-    """No vectors of [*, size], on the device of the others of this rank."""
-    like = next(iter(local.values()))[0] if local else torch.zeros(())
-    return like.new_zeros((0, size)), torch.zeros(0, dtype=torch.long, device=like.device)

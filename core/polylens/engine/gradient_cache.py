@@ -245,4 +245,6 @@ def _surrogate(
         gradient = parameter_gradients.get(name)
         share = 1 / distributed.world_size()  # every rank holds the whole gradient, and ranks are summed
         terms.append((value * (gradient * share if gradient is not None else 0.0)).sum())
+    if not terms:
+        raise ValueError("a micro-batch gave no representation; one without vectors gives a tensor of shape [0, D]")
     return torch.stack(terms).sum() if len(terms) > 1 else terms[0]

@@ -157,7 +157,7 @@ def test_false_negatives_leave_both_denominators():
         for symmetric in (False, True)
     }
     log2, one = math.log(2), math.log(1 + math.e)
-    # query 0 sees document 0 alone; query 1 is as far from both; document 1 sees query 1 alone; document 0 likes query 0
+    # Masked, query 0 sees document 0 alone and document 1 sees query 1 alone; query 1 is as far from both documents.
     assert losses["mask", False] == pytest.approx((0 + log2) / 2)
     assert losses["keep", False] == pytest.approx((log2 + log2) / 2)
     assert losses["mask", True] == pytest.approx((0 + log2 + (one - 1) + 0) / 4)
