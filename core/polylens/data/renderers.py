@@ -77,6 +77,9 @@ class _PyMuPdf:
         if self._pdf.needs_pass:
             self.close()
             raise InputError("is encrypted and needs a password")
+        if self._pdf.is_repaired and not len(self):
+            self.close()
+            raise InputError("is damaged or cut short: no page could be recovered")
 
     def __len__(self) -> int:
         return self._guard("has no readable page tree", lambda: self._pdf.page_count)

@@ -63,7 +63,7 @@ def test_what_cannot_be_rendered_is_skipped_with_its_reason(tmp_path, make_pdf, 
     make_pdf(folder / "good.pdf", 1)
     make_pdf(folder / "locked.pdf", 1, password="secret")
     (folder / "broken.pdf").write_bytes(b"%PDF-1.4 and nothing more")
-    (folder / "cut.pdf").write_bytes((folder / "good.pdf").read_bytes()[:200])
+    (folder / "cut.pdf").write_bytes(b"%PDF-1.4\n1 0 obj\n<</Type/Catalog/Pages 2 0 R>>\nendobj\n")
     (folder / "empty.pdf").write_bytes(b"")
     make_pdf(folder / "huge.pdf", 1, size=(14000, 14000))
     report = render_pdfs([folder], tmp_path / "out", RenderSettings(renderer), workers=1)
@@ -71,6 +71,8 @@ def test_what_cannot_be_rendered_is_skipped_with_its_reason(tmp_path, make_pdf, 
     assert reasons.keys() == {"locked.pdf", "broken.pdf", "cut.pdf", "empty.pdf", "huge.pdf"}
     assert reasons["locked.pdf"] == "is encrypted and needs a password"
     assert reasons["empty.pdf"] == "is empty"
+    damaged = {"pymupdf": "is damaged or cut short", "pdfium": "is no readable PDF"}[renderer]
+    assert reasons["cut.pdf"].startswith(damaged)
     assert "would have 28000 x 28000 pixels" in reasons["huge.pdf"]
     assert (report.total, len(report.skipped)) == (1, 5)
     for line in lines(tmp_path / "out/skipped.jsonl"):
