@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
-from polylens.contracts import Record
+from polylens.config.card import ModelCard
 from polylens.data.documents import DocumentSource
 from polylens.data.images import ImageOpener
 from polylens.data.pairs import read_queries
@@ -73,76 +73,77 @@ def encode_documents(
     """
     documents = open_documents(stores)
     chosen = list(documents.ids()) if ids is None else _read_ids(ids, documents)
-    return _encode(model, plugin, DocumentRecords(documents, chosen), chosen, "document", documents, output, options)
+    work = _Work(DocumentRecords(documents, chosen), chosen, "document", ImageOpener(None, documents))
+    return _encode(model, plugin, lambda card: work, output, options)
 
 
 def encode_queries(model: str, plugin: str | None, queries: Path, output: Path, options: EncodeOptions) -> str | None:
-    """Encode the queries of a file, with the model's query instruction where they have none of their own."""
-    with process_group():
-        checkpoint = _load(model, plugin, options)
-        records = read_queries(queries, checkpoint.card.query_instruction)
-        return _write(checkpoint, records, [r.id for r in records], "query", queries.parent, None, output, options)
+    """Encode the queries of a file, with the model's query instruction where they have none of their own.
+
+    Raises:
+        InputError: the model, a query or the folder cannot be used.
+    """
+
+    def work(card: ModelCard) -> _Work:
+        records = read_queries(queries, card.query_instruction)
+        return _Work(records, [record.id for record in records], "query", ImageOpener(queries.parent))
+
+    return _encode(model, plugin, work, output, options)
+
+
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """What is to be encoded."""
+
+    records: Records
+    ids: Sequence[str]
+    kind: Literal["query", "document"]
+    images: ImageOpener
 
 
 def _encode(
-    model: str,
-    plugin: str | None,
-    records: Records,
-    ids: Sequence[str],
-    kind: Literal["query", "document"],
-    documents: DocumentSource,
-    output: Path,
-    options: EncodeOptions,
+    model: str, plugin: str | None, work_for: Callable[[ModelCard], _Work], output: Path, options: EncodeOptions
 ) -> str | None:
     with process_group():
-        checkpoint = _load(model, plugin, options)
-        return _write(checkpoint, records, ids, kind, None, documents, output, options)
+        device = _device(options)
+        checkpoint = load_checkpoint(
+            plugin, model, options=options.options, dtype=options.dtype, device=device, seed=options.seed
+        )
+        checkpoint.model.eval()
+        work = work_for(checkpoint.card)
+        if not work.ids:
+            raise InputError(f"there is no {work.kind} to encode")
+        writer = _writer(checkpoint, work, output, options)
+        _encoder(checkpoint, work, device, options).write(work.records, work.kind, writer)
+        distributed.barrier()
+        if distributed.rank() != 0:
+            return None
+        writer.finish()
+        return f"{len(work.ids)} {work.kind} vectors of {writer.dimensions} dimensions are in {output}"
 
 
-def _load(model: str, plugin: str | None, options: EncodeOptions) -> Checkpoint:
-    checkpoint = load_checkpoint(
-        plugin, model, options=options.options, dtype=options.dtype, device=_device(options), seed=options.seed
-    )
-    checkpoint.model.eval()
-    return checkpoint
-
-
-def _write(
-    checkpoint: Checkpoint,
-    records: Records | Sequence[Record],
-    ids: Sequence[str],
-    kind: Literal["query", "document"],
-    image_root: Path | None,
-    documents: DocumentSource | None,
-    output: Path,
-    options: EncodeOptions,
-) -> str | None:
-    if not ids:
-        raise InputError(f"there is no {kind} to encode")
-    encoder = Encoder(
+def _encoder(checkpoint: Checkpoint, work: _Work, device: torch.device, options: EncodeOptions) -> Encoder:
+    return Encoder(
         lambda batch: checkpoint.model(batch, outputs=frozenset({"hidden"})),
-        checkpoint.preparer(ImageOpener(image_root, documents), "plain"),
+        checkpoint.preparer(work.images, "plain"),
         checkpoint.collator(),
         checkpoint.card,
-        _device(options),
+        device,
         options.batch_size,
         {"num_workers": options.num_workers},
     )
-    writer = VectorWriter(
+
+
+def _writer(checkpoint: Checkpoint, work: _Work, output: Path, options: EncodeOptions) -> VectorWriter:
+    return VectorWriter(
         output,
-        ids=ids,
+        ids=work.ids,
         dimensions=checkpoint.model.get_input_embeddings().embedding_dim,  # type: ignore[union-attr]
         rows_per_shard=options.rows_per_shard,
-        kind=kind,
+        kind=work.kind,
         card=checkpoint.card,
         fingerprint=_fingerprint(checkpoint, options),
     )
-    encoder.write(records, kind, writer)
-    distributed.barrier()
-    if distributed.rank() != 0:
-        return None
-    writer.finish()
-    return f"{len(ids)} {kind} vectors of {writer.dimensions} dimensions are in {output}"
 
 
 def _fingerprint(checkpoint: Checkpoint, options: EncodeOptions) -> str:
