@@ -183,8 +183,8 @@ def make_report(steps: Steps, files: Files) -> Report:
 
 TITLES = {"unseen": "Unseen queries on seen pages", "held-out": "Whole held-out documents"}
 EXPLANATIONS = {
-    "unseen": "The pages were trained on, with other queries and with their own sentences. These queries were not, and "
-    "the best checkpoint was chosen on yet other queries.",
+    "unseen": "The pages were trained on, with other queries and with their own sentences. These queries were not, "
+    "and the best checkpoint was chosen on yet other queries.",
     "held-out": "Neither these manuals nor any query on them were trained on.",
 }
 REMARKS = [
