@@ -38,7 +38,7 @@ class Budget:
 def share_out(costs: Sequence[int], ranks: int, *, sort: bool) -> list[list[int]]:
     """Row numbers for each rank, of like total cost: sorted rows are dealt back and forth.
 
-    Unsorted, each rank gets a run of consecutive rows, and earlier ranks get the odd ones.
+    Unsorted, each rank gets a run of consecutive rows, whose lengths differ by one at most.
 
     >>> share_out([5, 1, 4, 2], ranks=2, sort=True)
     [[0, 1], [2, 3]]

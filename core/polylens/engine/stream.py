@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from polylens.contracts import IGNORE_INDEX, Batch, Collator, Example
 from polylens.engine.steps import BatchPlan, PairRecords, Row, StepPlanner
+from polylens.errors import InputError
 
 
 class MicroBatches(Dataset[Any]):
@@ -24,8 +25,11 @@ class MicroBatches(Dataset[Any]):
     def __init__(self, records: PairRecords, collator: Collator) -> None:
         self._records, self._collator = records, collator
 
-    def __getitem__(self, rows: Sequence[Row]) -> Packed:
-        examples = [self._example(row) for row in rows] or [filler({"role": -1, "position": -1})]
+    def __getitem__(self, rows: Sequence[Row]) -> Packed | InputError:
+        try:
+            examples = [self._example(row) for row in rows] or [filler({"role": -1, "position": -1})]
+        except InputError as error:
+            return error
         return pack(self._collator(examples))
 
     def _example(self, row: Row) -> Example:
@@ -60,7 +64,7 @@ class MicroBatchStream:
         self._dataset = MicroBatches(planner.records, collator)
         self._loader = loader
         self._plans = _Plans(planner)
-        self._batches: Iterator[Packed] | None = None
+        self._batches: Iterator[Packed | InputError] | None = None
         self._next: tuple[int, int] | None = None
 
     def step(self, epoch: int, step: int) -> list[tuple[BatchPlan, TwoPasses]]:
@@ -116,9 +120,9 @@ class _Requests(Sampler[tuple[Row, ...]]):
 class TwoPasses:
     """The micro-batches of one global batch; iterate once for each pass."""
 
-    def __init__(self, plan: BatchPlan, batches: Iterator[Packed], device: torch.device) -> None:
+    def __init__(self, plan: BatchPlan, batches: Iterator[Packed | InputError], device: torch.device) -> None:
         self._plan, self._batches, self._device = plan, batches, device
-        self._kept: list[Packed] | None = None
+        self._kept: list[Packed | InputError] | None = None
 
     def __iter__(self) -> Iterator[Batch]:
         first = self._kept is None
@@ -149,8 +153,15 @@ def pack(batch: Batch) -> Packed:
     return Packed(replace(batch, pixels=[]), flat, [crop.shape for crop in batch.pixels])
 
 
-def unpack(packed: Packed) -> Batch:
-    """The batch that was packed; its crops are views of one tensor."""
+def unpack(packed: Packed | InputError) -> Batch:
+    """The batch that was packed; its crops are views of one tensor.
+
+    Raises:
+        InputError: the one that a worker met. It comes as a value, because a loader that raises it would put the
+            worker's traceback into its message.
+    """
+    if isinstance(packed, InputError):
+        raise packed
     parts = packed.pixels.split([shape.numel() for shape in packed.shapes])
     return replace(packed.batch, pixels=[p.view(shape) for p, shape in zip(parts, packed.shapes, strict=True)])
 

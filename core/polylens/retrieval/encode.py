@@ -25,6 +25,7 @@ from polylens.data.pairs import document_record
 from polylens.data.prepare import Preparer
 from polylens.engine import distributed
 from polylens.engine.stream import filler, pack, unpack
+from polylens.errors import InputError
 from polylens.modeling.pooling import pool
 from polylens.retrieval.vectors import VectorWriter
 
@@ -129,7 +130,10 @@ class _Prepared(Dataset[Any]):
         self._records, self._preparer, self._collator, self._limit = records, preparer, collator, limit
 
     def __getitem__(self, numbers: Sequence[int]) -> Any:
-        examples = [self._preparer.example(self._records[number], self._limit) for number in numbers]
+        try:
+            examples = [self._preparer.example(self._records[number], self._limit) for number in numbers]
+        except InputError as error:
+            return error
         return pack(self._collator(examples or [filler({})]))
 
 
