@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 from polylens.config import schemas
 from polylens.errors import InputError
+from polylens.files import write_text
 
 NAME = "polylens.json"
 
@@ -31,7 +31,8 @@ class ModelCard:
         pooling, normalize, dimensions: how a vector is made; ``dimensions`` are the Matryoshka sizes, largest first.
         query_instruction: text put before a query.
         query_max_length, document_max_length: in tokens.
-        base_model: for an adapter, the folder or hub id of its base.
+        base_model: for an adapter, the folder, hub id or preset of its base.
+        base_seed: of the random weights of the base, if that is a preset.
     """
 
     plugin: str
@@ -46,13 +47,12 @@ class ModelCard:
     query_max_length: int = 512
     document_max_length: int = 2048
     base_model: str | None = None
+    base_seed: int | None = None
     versions: dict[str, str] = field(default_factory=_versions)
 
     def save(self, folder: Path) -> None:
         """Write the card; it appears whole or not at all."""
-        partial = folder / (NAME + ".tmp")
-        partial.write_text(json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        os.replace(partial, folder / NAME)
+        write_text(folder / NAME, [json.dumps(asdict(self), indent=2, ensure_ascii=False), "\n"])
 
     @classmethod
     def read(cls, folder: Path) -> ModelCard | None:

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from polylens.data.documents import DocumentSource, group_of
-from polylens.data.files import write_text
 from polylens.data.pairs import Pair, PairReader, jsonl_files
 from polylens.data.records import BadRecord, Line, Quarantine, parse_line
 from polylens.data.splits import Groups, pack_batches, seeded_order, split_groups
 from polylens.errors import InputError
+from polylens.files import write_text
 
 __all__ = ["BuildReport", "BuildSettings", "SplitReport", "build_pairs"]
 

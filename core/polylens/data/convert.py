@@ -11,11 +11,11 @@ from tqdm import tqdm
 
 from polylens.contracts import ImageRef
 from polylens.data.documents import DocumentSource
-from polylens.data.files import write_text
 from polylens.data.pairs import Pair, jsonl_files, read_pairs
 from polylens.data.store import DocumentWriter, open_documents
 from polylens.data.validate import detect_kind
 from polylens.errors import InputError
+from polylens.files import write_text
 
 __all__ = ["ConvertReport", "convert"]
 

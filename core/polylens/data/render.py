@@ -15,7 +15,6 @@ from typing import Literal
 from tqdm import tqdm
 
 from polylens.data.documents import Document
-from polylens.data.files import write_text
 from polylens.data.images import MAX_PIXELS
 from polylens.data.pdf_files import (
     PdfFile,
@@ -31,6 +30,7 @@ from polylens.data.renderers import RENDERERS, PageRenderer, open_pdf
 from polylens.data.store import MANIFEST, DocumentWriter
 from polylens.data.workers import WorkerPool
 from polylens.errors import InputError
+from polylens.files import write_text
 
 __all__ = ["RenderReport", "RenderSettings", "Skipped", "render_pdfs"]
 

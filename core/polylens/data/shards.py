@@ -26,6 +26,7 @@ import numpy as np
 
 from polylens.data.documents import Document
 from polylens.errors import InputError
+from polylens.files import sync
 
 __all__ = ["FORMAT", "ShardReader", "ShardWriter", "document_crc", "is_shard"]
 
@@ -169,9 +170,9 @@ class ShardWriter:
         self._reserve(0)
         self._file.close()
         _trim(self._temporary)
-        _sync(self._temporary)
+        sync(self._temporary)
         os.replace(self._temporary, self.path)
-        _sync(self.path.parent)
+        sync(self.path.parent)
 
     def abandon(self) -> None:
         """Close without finishing; the next writer takes the file up where its last whole document ends."""
@@ -268,14 +269,6 @@ def _trim(path: Path) -> None:
         superblock = file.read(48)
     if superblock[8] == 0:
         os.truncate(path, int.from_bytes(superblock[40:48], "little"))
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def shard_name(prefix: str, number: int) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from transformers import TrainingArguments
+from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import get_last_checkpoint
 
 from polylens.config.deepspeed import check_deepspeed
@@ -48,7 +49,7 @@ def training_arguments(config: RunConfig) -> tuple[TrainingArguments, int]:
     given.pop("resume_from_checkpoint", None)
     if given.get("fsdp"):
         raise InputError("FSDP is not supported: its gradients were not checked against a direct step; use ZeRO-3")
-    if given.get("torch_compile"):
+    if any(given.get(name) for name in ("torch_compile", "torch_compile_backend", "torch_compile_mode")):
         raise InputError("torch_compile is not supported: dropout could not be replayed in the second pass")
     if accumulation < 1:
         raise InputError(f"gradient_accumulation_steps is {accumulation}; it must be at least 1")
@@ -115,6 +116,8 @@ def checkpoint_to_resume(config: RunConfig) -> str | None:
     if isinstance(wanted, str) and wanted.lower() not in ("true", "false"):
         if not Path(wanted).is_dir():
             raise InputError(f"resume_from_checkpoint: there is no folder {wanted}")
+        if not (Path(wanted) / TRAINER_STATE_NAME).is_file():
+            raise InputError(f"resume_from_checkpoint: {wanted} is no checkpoint of a run: no {TRAINER_STATE_NAME}")
         return wanted
     if str(wanted).lower() == "true":
         return last  # nothing was saved yet: start anew

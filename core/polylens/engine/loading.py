@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any, Literal
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils.logging import disable_progress_bar
 
 from polylens import plugins
 from polylens.config.card import ModelCard
@@ -31,6 +33,7 @@ class Checkpoint:
         source: where it was found.
         options: of the family, as an instance of ``family.options``.
         card: from its ``polylens.json``, or a new one.
+        seed: of the random weights of a preset; ``None`` if the weights come from a folder.
     """
 
     plugin: str
@@ -44,6 +47,7 @@ class Checkpoint:
     preprocessor: ImagePreprocessor
     template: ChatTemplate
     card: ModelCard
+    seed: int | None = None
 
     def preparer(self, images: ImageOpener, style: Literal["chat", "plain"] = "chat") -> Preparer:
         return Preparer(self.slicer, self.preprocessor, self.template, images, style)
@@ -69,12 +73,14 @@ def load_checkpoint(
         source: model folder, adapter folder, preset or hub id.
         options: of the family, over those that ``polylens.json`` names.
         dtype: ``auto`` takes the one that ``config.json`` names, float32 if none.
-        seed: of the random weights of a preset.
+        seed: of the random weights of a preset. An adapter over a preset knows the one that it was trained over.
 
     Raises:
         InputError: an unknown plugin, model or option, a checkpoint of another family, missing weights, a tokenizer
             without the image tokens.
     """
+    if not sys.stderr.isatty():
+        disable_progress_bar()  # of transformers, which draws one into log files too
     plugin = plugin or _plugin_of(source)
     hooks = plugins.load(plugin)
     families = hooks.families()
@@ -84,6 +90,8 @@ def load_checkpoint(
     family, config = found.family, found.config
     given = {**(found.card.options if found.card else {}), **(options or {})}
     chosen = build_options(family.options, given, f"model family {family.name!r}")
+    if found.adapter is not None and found.card is not None and found.card.base_seed is not None:
+        seed = found.card.base_seed
     tokenizer = hooks.tokenizer(family=family, source=found.folder)
     around = {"family": family, "config": config, "options": chosen}
     model: Any = load_model(hooks, found, dtype, attn_implementation, seed)
@@ -99,6 +107,7 @@ def load_checkpoint(
         preprocessor=hooks.image_preprocessor(**around),
         template=hooks.chat_template(tokenizer=tokenizer, **around),
         card=_card(plugin, found, dataclasses.asdict(chosen)),
+        seed=seed if found.is_preset else None,
     )
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from pathlib import Path
 from typing import Any
 
 from transformers import TrainerCallback
 from transformers.trainer_callback import ProgressCallback
+
+from polylens.files import write_text
 
 METRICS_FILE = "metrics.jsonl"
 
@@ -24,9 +25,7 @@ class MetricsFile(TrainerCallback):
         if state.is_world_process_zero and self._path.exists():
             lines = self._path.read_text(encoding="utf-8").splitlines(keepends=True)
             kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= state.global_step]
-            partial = self._path.with_suffix(".tmp")
-            partial.write_text("".join(kept), encoding="utf-8")
-            os.replace(partial, self._path)
+            write_text(self._path, kept)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
         if state.is_world_process_zero:

@@ -15,6 +15,7 @@ from polylens.config.card import NAME as CARD
 from polylens.config.card import ModelCard
 from polylens.engine.loading import Checkpoint
 from polylens.engine.weights import BESIDE_ADAPTER_FILE, has_adapter
+from polylens.files import replacing, sync
 
 OBJECTIVE_FILE = "objective.safetensors"
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".onnx", ".gguf")
@@ -70,7 +71,9 @@ def read_objective_parameters(folder: Path) -> dict[str, Tensor]:
 
 
 def copy_small_files(source: Path, target: Path) -> None:
-    """Copy what is neither weights nor written anew."""
+    """Copy what is neither weights nor written anew; nothing if a model is saved where it came from."""
+    if source.resolve() == target.resolve():
+        return
     for path in sorted(source.iterdir()):
         skipped = path.name.startswith(".") or path.name in _WRITTEN or path.name.endswith(".index.json")
         if path.is_file() and not skipped and path.suffix not in _WEIGHTS and path.stat().st_size <= _LARGEST_COPY:
@@ -82,28 +85,18 @@ def copy_model_folder(checkpoint: Path, target: Path) -> None:
     target.mkdir(parents=True, exist_ok=True)
     for path in sorted(checkpoint.iterdir()):
         if path.is_file() and not path.name.startswith(_TRAINING_STATE):
-            partial = target / f".{path.name}.tmp"
-            shutil.copyfile(path, partial)
-            _sync(partial)
-            os.replace(partial, target / path.name)
+            with replacing(target / path.name) as partial:
+                shutil.copyfile(path, partial)
 
 
 def publish(partial: Path, final: Path) -> None:
     """Make a complete folder appear under its name; everything in it reaches the disk first."""
     for path in [*partial.rglob("*"), partial]:
-        _sync(path)
+        sync(path)
     if final.exists():
         shutil.rmtree(final)
     os.replace(partial, final)
-    _sync(final.parent)
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    sync(final.parent)
 
 
 def remove(path: Any) -> None:

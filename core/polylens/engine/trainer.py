@@ -218,9 +218,14 @@ class PolylensTrainer(Trainer):
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         folder = Path(resume_from_checkpoint)
         reload_weights(self.checkpoint.model, self.checkpoint.source, folder)
-        saved = read_objective_parameters(folder)
+        saved, own = read_objective_parameters(folder), self.objective.parameters()
+        if saved.keys() != own.keys():
+            raise InputError(
+                f"{folder}: trained the objective's values {sorted(saved)}, and this run trains {sorted(own)}: go on "
+                "with the options that it was started with"
+            )
         with torch.no_grad():
-            for name, parameter in self.objective.parameters().items():
+            for name, parameter in own.items():
                 parameter.copy_(saved[name])
 
 

@@ -28,7 +28,7 @@ from polylens.engine import distributed
 from polylens.engine.arguments import checkpoint_to_resume, training_arguments
 from polylens.engine.loading import Checkpoint, load_checkpoint
 from polylens.engine.planner import Budget
-from polylens.engine.saving import copy_model_folder
+from polylens.engine.saving import copy_model_folder, remove
 from polylens.engine.steps import PairBatches, PairRecords, StepPlanner, check_enough_documents
 from polylens.engine.trainable import choose_trained
 from polylens.engine.trainer import Evaluator, PolylensTrainer
@@ -83,7 +83,7 @@ def train(config: RunConfig, evaluator: Callable[[Validation], Evaluator]) -> Tr
     Raises:
         InputError: anything in the configuration, the data or the model that cannot be used.
     """
-    disable_progress_bar()  # of transformers, for every file that it reads or writes; the run has its own
+    disable_progress_bar()  # of transformers, for every checkpoint; the run has its own
     objective = build_objective(config)
     resume = checkpoint_to_resume(config)
     args, accumulation = training_arguments(config)
@@ -192,6 +192,11 @@ def _planner(
         shuffle=config.data.batches == "shuffle",
         drop_last=args.dataloader_drop_last,
     )
+    if not len(batches):
+        raise InputError(
+            f"no batch has all its {size} queries, and --dataloader-drop-last leaves the others out: lower "
+            "--per-device-train-batch-size, or leave that option out"
+        )
     return StepPlanner(
         PairRecords(data.pairs, data.documents, preparer, lengths),
         batches,
@@ -221,6 +226,7 @@ def _budget(config: RunConfig) -> Budget:
 def _card(config: RunConfig, checkpoint: Checkpoint, objective: Objective) -> ModelCard:
     """What evaluation has to know, so that it does what training did."""
     options: Any = getattr(objective, "options", None)
+    base = _base_model(config, checkpoint)
     return dataclasses.replace(
         checkpoint.card,
         style="plain",
@@ -231,7 +237,8 @@ def _card(config: RunConfig, checkpoint: Checkpoint, objective: Objective) -> Mo
         query_instruction=config.data.query_instruction,
         query_max_length=config.data.query_max_length,
         document_max_length=config.data.document_max_length,
-        base_model=_base_model(config, checkpoint),
+        base_model=base,
+        base_seed=None if base is None else checkpoint.seed,
         versions=ModelCard(plugin="", family="").versions,
     )
 
@@ -256,9 +263,13 @@ def _write_run(config: RunConfig, args: TrainingArguments) -> None:
 def _finish(trainer: PolylensTrainer, loss: float) -> TrainingResult:
     """The best checkpoint, or the last weights, as a model folder."""
     folder, best = trainer.folder, trainer.state.best_model_checkpoint
+    partial = folder / ".model.tmp"
     if best is None:
-        trainer.save_model()
-    elif trainer.args.should_save:
-        copy_model_folder(Path(best), folder)
+        trainer.save_model(str(partial), _internal_call=True)
+    if trainer.args.should_save:
+        copy_model_folder(Path(best or partial), folder)
+        remove(partial)
     distributed.barrier()
+    if trainer.args.push_to_hub:
+        trainer.push_to_hub(commit_message="Model save")
     return TrainingResult(folder, trainer.state.global_step, loss, trainer.state.best_metric, trainer.args.should_save)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from _pickle import UnpicklingError  # what torch.load raises; nothing here unpickles
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -77,7 +78,7 @@ def _read_weights(kind: type[PreTrainedModel], found: ModelSource, settings: dic
         loaded: Any = kind.from_pretrained(
             found.folder, key_mapping=renames or None, local_files_only=True, output_loading_info=True, **settings
         )
-    except (OSError, SafetensorError, RuntimeError, ValueError) as error:
+    except (OSError, SafetensorError, RuntimeError, ValueError, UnpicklingError) as error:
         reason = str(error).strip().splitlines()
         raise InputError(f"{found.folder}: the weights cannot be read: {reason[0] if reason else error!r}") from error
     model, report = loaded

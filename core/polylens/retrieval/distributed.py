@@ -11,7 +11,7 @@ from pathlib import Path
 import torch.distributed as dist
 
 from polylens.engine import distributed
-from polylens.retrieval.files import replacing
+from polylens.files import replacing
 from polylens.retrieval.search import SearchOptions, search_tiles
 from polylens.retrieval.trec import Hits, run_lines, write_run
 from polylens.retrieval.vectors import Vectors

@@ -15,7 +15,7 @@ from typing import Any, TypedDict
 
 from polylens.config import schemas
 from polylens.errors import InputError, closest
-from polylens.retrieval.files import replacing
+from polylens.files import replacing
 from polylens.retrieval.trec import Hits, Qrels, Run
 
 MEASURES = ("nDCG@10", "RR@10", "R@10", "AP")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import io
 import json
-import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ from jinja2 import Environment, StrictUndefined
 from PIL import Image
 
 from polylens.errors import InputError
+from polylens.files import write_text
 
 __all__ = ["Command", "Curve", "Evaluation", "Ranking", "Report", "points", "rankings", "read_history", "write_report"]
 
@@ -128,10 +128,7 @@ def write_report(path: Path, report: Report, read_image: Callable[[str], bytes])
         best=_best,
         seconds=sum(command.seconds for command in report.commands),
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".tmp")
-    partial.write_text(page, encoding="utf-8")
-    os.replace(partial, path)
+    write_text(path, [page])
 
 
 def read_history(path: Path) -> list[dict[str, Any]]:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from polylens.errors import InputError
-from polylens.retrieval.files import replacing
+from polylens.files import replacing
 
 Run = dict[str, dict[str, float]]
 """Query id -> document id -> score."""

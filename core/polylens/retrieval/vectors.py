@@ -34,7 +34,7 @@ from torch import Tensor
 from polylens.config import schemas
 from polylens.config.card import ModelCard
 from polylens.errors import InputError
-from polylens.retrieval.files import replacing
+from polylens.files import replacing
 
 MANIFEST = "vectors.json"
 VERSION = 1

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+__all__ = ["replacing", "sync", "write_text"]
 
 
 @contextmanager
@@ -18,15 +20,22 @@ def replacing(path: Path) -> Iterator[Path]:
     partial = path.with_name(path.name + ".tmp")
     try:
         yield partial
-        _sync(partial)
+        sync(partial)
         os.replace(partial, path)
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
-    _sync(path.parent)
+    sync(path.parent)
 
 
-def _sync(path: Path) -> None:
+def write_text(path: Path, parts: Iterable[str]) -> None:
+    """Write UTF-8 text, line ends as they are."""
+    with replacing(path) as partial, partial.open("w", encoding="utf-8", newline="\n") as file:
+        file.writelines(parts)
+
+
+def sync(path: Path) -> None:
+    """Have what was written to a file or folder reach the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
