@@ -76,20 +76,30 @@ def _read_weights(kind: type[PreTrainedModel], found: ModelSource, settings: dic
     renames = {old: new for layout in found.family.layouts for old, new in layout.renames.items()}
     try:
         loaded: Any = kind.from_pretrained(
-            found.folder, key_mapping=renames or None, local_files_only=True, output_loading_info=True, **settings
+            found.folder,
+            key_mapping=renames or None,
+            local_files_only=True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # reported below by name, and refused
+            **settings,
         )
     except (OSError, SafetensorError, RuntimeError, ValueError, UnpicklingError) as error:
         reason = str(error).strip().splitlines()
         raise InputError(f"{found.folder}: the weights cannot be read: {reason[0] if reason else error!r}") from error
     model, report = loaded
     for what in ("missing_keys", "mismatched_keys"):
-        keys = sorted(map(str, report[what]))
+        keys = sorted(map(_described, report[what]))
         if keys:
             raise InputError(
                 f"{found.folder}: {len(keys)} {what.replace('_', ' ')} for family {found.family.name!r}, "
                 f"such as {', '.join(keys[:3])}"
             )
     return model
+
+
+def _described(key: Any) -> str:
+    """A name, or for weights of another shape ``name [there] [here]``."""
+    return key if isinstance(key, str) else " ".join([key[0], *(str(list(shape)) for shape in key[1:])])
 
 
 def reload_weights(model: PreTrainedModel, found: ModelSource, folder: Path) -> None:
