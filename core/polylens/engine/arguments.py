@@ -35,6 +35,31 @@ _DEEPSPEED_AUTO: dict[str, Any] = {
 }
 
 
+_COMPILE = "dropout could not be replayed in the second pass"
+_ONE_STEP = "a step of the gradient cache has micro-batches of its own; see gradient_cache.micro_batch_tokens"
+_HUB = "push the finished folder with `hf upload`"
+_METRICS = "validation measures retrieval; it has no predictions to put together"
+_REFUSED = {
+    "fsdp": "its gradients were not checked against a direct step; use ZeRO-3",
+    "torch_compile": _COMPILE,
+    "torch_compile_backend": _COMPILE,
+    "torch_compile_mode": _COMPILE,
+    "auto_find_batch_size": _ONE_STEP,
+    "train_sampling_strategy": _ONE_STEP,
+    "use_liger_kernel": "its kernels replace forward methods that plugins compose themselves",
+    "neftune_noise_alpha": "its noise would differ between the two passes",
+    "label_smoothing_factor": "objectives have options of their own",
+    "torch_empty_cache_steps": "the step does not go through Trainer's own",
+    "include_num_input_tokens_seen": "tokens_per_second is logged instead",
+    "push_to_hub": _HUB,
+    "batch_eval_metrics": _METRICS,
+    "include_for_metrics": _METRICS,
+    "eval_use_gather_object": _METRICS,
+    "eval_accumulation_steps": _METRICS,
+}
+"""Fields of ``TrainingArguments`` that would be wrong here, or do nothing."""
+
+
 def training_arguments(config: RunConfig) -> tuple[TrainingArguments, int]:
     """Arguments for ``PolylensTrainer``, and the global batches of a step, which the trainer itself must not count.
 
@@ -47,10 +72,10 @@ def training_arguments(config: RunConfig) -> tuple[TrainingArguments, int]:
     given |= config.training
     accumulation = int(given.pop("gradient_accumulation_steps", 1))
     given.pop("resume_from_checkpoint", None)
-    if given.get("fsdp"):
-        raise InputError("FSDP is not supported: its gradients were not checked against a direct step; use ZeRO-3")
-    if any(given.get(name) for name in ("torch_compile", "torch_compile_backend", "torch_compile_mode")):
-        raise InputError("torch_compile is not supported: dropout could not be replayed in the second pass")
+    given.pop("load_best_model_at_end", None)  # ``training`` itself takes the best checkpoint
+    for name, reason in _REFUSED.items():
+        if given.get(name):
+            raise InputError(f"{name} is not supported: {reason}")
     if accumulation < 1:
         raise InputError(f"gradient_accumulation_steps is {accumulation}; it must be at least 1")
     if os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true" and not given.get("deepspeed"):

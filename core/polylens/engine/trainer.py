@@ -175,8 +175,6 @@ class PolylensTrainer(Trainer):
             parameters = {k.removeprefix(prefix): v for k, v in state_dict.items() if k.startswith(prefix)}
             folder = Path(output_dir) if output_dir else self.folder
             save_model_folder(self.checkpoint, folder, self.card, state_dict=weights, parameters=parameters)
-        if self.args.push_to_hub and not _internal_call:
-            self.push_to_hub(commit_message="Model save", revision=self.args.hub_revision)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         """Write a checkpoint under another name first: it appears whole or not at all."""

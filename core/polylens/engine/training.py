@@ -106,7 +106,7 @@ def train(config: RunConfig, evaluator: Callable[[Validation], Evaluator]) -> Tr
     trainer = PolylensTrainer(checkpoint, objective, args, planner, card, measure, config.gradient_cache.low_memory)
     _write_run(config, args)
     outcome = trainer.train(resume_from_checkpoint=resume)
-    return _finish(trainer, outcome.training_loss)
+    return _finish(trainer, outcome.training_loss, config.training.get("load_best_model_at_end", True))
 
 
 def build_objective(config: RunConfig) -> Objective:
@@ -260,9 +260,13 @@ def _write_run(config: RunConfig, args: TrainingArguments) -> None:
         (folder / "run.yaml").write_text(run_text(config), encoding="utf-8")
 
 
-def _finish(trainer: PolylensTrainer, loss: float) -> TrainingResult:
-    """The best checkpoint, or the last weights, as a model folder."""
-    folder, best = trainer.folder, trainer.state.best_model_checkpoint
+def _finish(trainer: PolylensTrainer, loss: float, keep_best: bool) -> TrainingResult:
+    """The best checkpoint, or the last weights, as a model folder.
+
+    Args:
+        keep_best: whether the best checkpoint is preferred; ``load_best_model_at_end: false`` says it is not.
+    """
+    folder, best = trainer.folder, trainer.state.best_model_checkpoint if keep_best else None
     partial = folder / ".model.tmp"
     if best is None:
         trainer.save_model(str(partial), _internal_call=True)
@@ -270,6 +274,4 @@ def _finish(trainer: PolylensTrainer, loss: float) -> TrainingResult:
         copy_model_folder(Path(best or partial), folder)
         remove(partial)
     distributed.barrier()
-    if trainer.args.push_to_hub:
-        trainer.push_to_hub(commit_message="Model save")
     return TrainingResult(folder, trainer.state.global_step, loss, trainer.state.best_metric, trainer.args.should_save)
