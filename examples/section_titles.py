@@ -23,11 +23,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
-from polylens.data.files import write_text
 from polylens.data.pdf_files import RenderedFile, fingerprint, page_id
 from polylens.data.records import read_jsonl
 from polylens.data.store import open_documents
 from polylens.errors import InputError
+from polylens.files import write_text
 
 NUMBERING = re.compile(r"^\d+(\.\d+)*\.?\s+")  # "2.1 Named pipes": numbers say nothing about what stands on a page
 MIN_WORDS, MIN_WIDE_CHARACTERS = 2, 4

@@ -2,8 +2,9 @@
 
 A folder holds ``vectors-00000.safetensors``, ``vectors-00001.safetensors``, ... and, once all of them are there,
 ``vectors.json`` (``schemas/vectors.schema.json``). A shard holds the tensor ``vectors``, float32 [rows, D], and in its
-metadata ``ids`` (a JSON list) and ``manifest`` (the content of ``vectors.json``), so that any shard tells what it
-belongs to. Shards appear by rename: a killed run loses the shards that it had not finished, and no others.
+metadata, under ``shard``, the JSON object of ``ids`` (a list) and ``manifest`` (the content of ``vectors.json``), so
+that any shard tells what it belongs to. The same vectors are the same bytes. Shards appear by rename: a killed run
+loses the shards that it had not finished, and no others.
 
 Several ranks encode into one folder like this, and a rerun takes up where the last run stopped::
 
@@ -186,7 +187,8 @@ class VectorWriter:
             raise InputError(f"{len(bad)} vectors are not finite, the first is of the {kind} {ids[bad[0]]!r}")
         path = _shard_path(self.folder, shard)
         with replacing(path) as partial:
-            save_file({"vectors": values}, partial, {"ids": json.dumps(ids), "manifest": json.dumps(self.manifest)})
+            # One entry: safetensors writes several in an order that differs from file to file.
+            save_file({"vectors": values}, partial, {"shard": json.dumps({"ids": ids, "manifest": self.manifest})})
         return path
 
     def finish(self) -> Path:
@@ -311,7 +313,7 @@ class VectorStore:
         try:
             with safe_open(path, "pt") as file:
                 metadata, values = _metadata(file), file.get_tensor("vectors")
-        except (OSError, SafetensorError, ValueError, KeyError) as error:
+        except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
             raise InputError(f"{path} is broken ({error}): remove it and encode again, the rest is kept") from error
         found = differences(metadata["manifest"], self.manifest)
         if found or len(metadata["ids"]) != rows or values.shape != (rows, self.dimensions):
@@ -383,7 +385,8 @@ def _shard_path(folder: Path, shard: int) -> Path:
 
 def _metadata(file: Any) -> dict[str, Any]:
     """``ids`` and ``manifest`` of an open shard."""
-    return {key: json.loads(file.metadata()[key]) for key in ("ids", "manifest")}
+    found = json.loads(file.metadata()["shard"])
+    return {key: found[key] for key in ("ids", "manifest")}
 
 
 def _readable_metadata(path: Path) -> dict[str, Any] | None:

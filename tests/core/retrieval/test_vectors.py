@@ -103,6 +103,15 @@ def test_other_library_versions_and_an_unknown_fingerprint_do_not_matter(tmp_pat
     assert writer(tmp_path, card=card).missing() == []
 
 
+def test_the_same_vectors_are_the_same_bytes(tmp_path):
+    for name in ("a", "b"):
+        write_vectors(tmp_path / name, unit_vectors(40, 3), rows_per_shard=4)
+    files = sorted(path.name for path in (tmp_path / "a").iterdir())
+    assert len(files) == 11
+    for file in files:
+        assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
+
+
 def test_bad_vectors_are_refused_by_name(tmp_path):
     values = torch.ones(4, 3)
     values[2, 1] = torch.nan
@@ -126,9 +135,9 @@ def test_a_shard_of_another_folder_is_refused(tmp_path):
 def test_a_shard_of_another_type_is_refused(tmp_path):
     write_vectors(tmp_path, unit_vectors(3, 3), rows_per_shard=4)
     path = tmp_path / "vectors-00000.safetensors"
-    metadata = {"ids": json.dumps([f"document {i}" for i in range(3)])}
-    metadata["manifest"] = (tmp_path / "vectors.json").read_text()
-    save_file({"vectors": load_file(path)["vectors"].bfloat16()}, path, metadata)
+    manifest = json.loads((tmp_path / "vectors.json").read_text())
+    shard = {"ids": [f"document {i}" for i in range(3)], "manifest": manifest}
+    save_file({"vectors": load_file(path)["vectors"].bfloat16()}, path, {"shard": json.dumps(shard)})
     with pytest.raises(InputError, match=r"holds torch\.bfloat16"):
         VectorStore(tmp_path).rows(0, 3)
 
