@@ -101,14 +101,14 @@ class Encoder:
 
     def encode(self, records: Records, kind: Literal["query", "document"]) -> Tensor:
         """float32 [n, D] on the CPU, the same on every rank; ranks share the work batch by batch."""
-        all_batches = _runs(range(len(records)), self.batch_size)
+        all_batches = _runs(range(len(records)), self.batch_size) or [[]]  # none has the width of the model, too
         ranks, rank = distributed.world_size(), distributed.rank()
         rounds = -(-len(all_batches) // ranks)  # under ZeRO-3 every rank must run the model equally often
         own = [all_batches[i] if i < len(all_batches) else [] for i in range(rank, rounds * ranks, ranks)]
         made = [vectors.float().cpu() for vectors in self.batches(records, own, kind)]
         parts = distributed.gather_objects(made)
         in_order = [part[i] for i in range(rounds) for part in parts]
-        return torch.cat(in_order) if in_order else torch.empty(0, 0)
+        return torch.cat(in_order)
 
     def write(self, records: Records, kind: Literal["query", "document"], writer: VectorWriter) -> None:
         """Write this rank's missing shards; what an earlier run wrote stays."""

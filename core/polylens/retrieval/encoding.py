@@ -142,14 +142,14 @@ def _writer(checkpoint: Checkpoint, work: _Work, output: Path, options: EncodeOp
         rows_per_shard=options.rows_per_shard,
         kind=work.kind,
         card=checkpoint.card,
-        fingerprint=_fingerprint(checkpoint, options),
+        fingerprint=_fingerprint(checkpoint),
     )
 
 
-def _fingerprint(checkpoint: Checkpoint, options: EncodeOptions) -> str:
+def _fingerprint(checkpoint: Checkpoint) -> str:
     """Tells models apart that have the same card: the same recipe trained twice, or another seed."""
     source = checkpoint.source
-    base = f"seed {options.seed}" if source.is_preset else fingerprint(source.folder)
+    base = f"seed {checkpoint.seed}" if source.is_preset else fingerprint(source.folder)
     return base if source.adapter is None else f"{base} {fingerprint(source.adapter)}"
 
 
