@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 
 from polylens.config.run import LoraSettings
 from polylens.contracts import ModelFamily, Objective
+from polylens.engine.weights import has_adapter
 from polylens.errors import InputError, closest
 
 
@@ -18,25 +19,23 @@ def choose_trained(
 ) -> None:
     """Set ``requires_grad`` of every weight, and add adapters if LoRA is on.
 
-    Without ``tune``, every component is trained, or none but the adapters with LoRA. What the objective never reaches
-    (the output head, for an objective of hidden states) is frozen, so that no optimizer state is kept for it; so are
-    weights that the model itself declares fixed.
+    Without ``tune``, every component is trained, or none but the adapter if there is one. What the objective never
+    reaches (the output head, for an objective of hidden states) is frozen, so that no optimizer state is kept for it;
+    so are weights that the model itself declares fixed.
 
     Raises:
         InputError: a component that the family does not have; nothing is left to train.
     """
     check_components(family, [*(tune or []), *(lora.components if lora.enable else [])])
-    fixed = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
-    components = (() if lora.enable else tuple(family.components)) if tune is None else tune
-    has_adapter = bool(getattr(model, "_hf_peft_config_loaded", False))
-    for name, parameter in model.named_parameters():
-        adapter = ".lora_" in name
-        parameter.requires_grad_(adapter or (component_of(name, family) in components and name not in fixed))
-    if lora.enable and not has_adapter:
+    adapted = has_adapter(model)
+    # An adapter that was loaded has frozen all that lies under it, so what the model itself fixes cannot be told.
+    fixed = set() if adapted else {id(parameter) for parameter in model.parameters() if not parameter.requires_grad}
+    if lora.enable and not adapted:
         _add_lora(model, family, lora)
-        for name, parameter in model.named_parameters():
-            if component_of(name, family) in components and name not in fixed and ".lora_" not in name:
-                parameter.requires_grad_(True)
+    components = tune if tune is not None else () if lora.enable or adapted else tuple(family.components)
+    for name, parameter in model.named_parameters():
+        wanted = component_of(name, family) in components and id(parameter) not in fixed
+        parameter.requires_grad_(wanted or ".lora_" in name)
     _freeze_unreached(model, objective)
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise InputError("nothing is left to train: name components with --tune, or switch LoRA on")
