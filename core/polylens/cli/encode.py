@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--ids", type=Path, help="file with the ids of the documents to encode, one a line")
     parser.add_argument("--output", type=Path, required=True, help="folder of vectors; a part of it is completed")
     parser.add_argument("--batch-size", type=int, default=16, help="records of a forward pass (default: 16)")
-    parser.add_argument("--rows-per-shard", type=int, default=1024, help="vectors of a file (default: 1024)")
+    parser.add_argument("--rows-per-shard", type=int, default=256, help="vectors of a file (default: 256)")
     parser.add_argument(
         "--dtype", default="auto", help="auto (what config.json says, the default), float32, bfloat16 or float16"
     )

@@ -30,7 +30,7 @@ class EncodeOptions:
 
     Attributes:
         batch_size: records of a forward pass.
-        rows_per_shard: vectors of a file.
+        rows_per_shard: vectors of a file: what one rank takes at a time, and the most that a kill loses.
         dtype: of the weights.
         device: ``cpu``, ``cuda``, ``cuda:1``, or ``auto``; by default the accelerator if there is one.
         num_workers: processes that prepare pictures; with 0 the model's own does.
@@ -42,7 +42,7 @@ class EncodeOptions:
     """
 
     batch_size: int = 16
-    rows_per_shard: int = 1024
+    rows_per_shard: int = 256
     dtype: str = "auto"
     device: str | None = None
     num_workers: int = 2

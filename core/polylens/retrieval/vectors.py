@@ -340,7 +340,7 @@ def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> dict[str, 
 
 def _short(value: Any) -> str:
     text = repr(value)
-    return text if len(text) <= 60 else text[:12] + "…"
+    return text if len(text) <= 60 else f"{text[:12]}…{text[-12:]}"  # fingerprints may share their beginning
 
 
 def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
