@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,6 +19,8 @@ from toy import write_toy
 
 import polylens
 from polylens.cli import main
+from polylens.data.documents import Document
+from polylens.data.store import DocumentWriter, open_documents
 
 STEPS = 4
 
@@ -145,6 +148,120 @@ def test_bad_input_is_one_error(case, data, tmp_path, capsys):
     assert message in error
     assert "Traceback" not in error
     assert not list(tmp_path.glob("checkpoint-*"))
+
+
+def altered(pairs: Path, target: Path, **changes: object) -> Path:
+    """The pairs file with other values in its third line."""
+    lines = [json.loads(line) for line in pairs.read_text(encoding="utf-8").splitlines()]
+    lines[2] |= changes
+    target.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    return target
+
+
+def truncated(store: Path, target: Path) -> Path:
+    """The store with one picture that ends too early."""
+    source = open_documents([store])
+    with DocumentWriter(target) as writer:
+        for id in source.ids():
+            document = source.read(id)
+            image = document.image[:-40] if id == "book.pdf#2" else document.image
+            writer.write(Document(id, image, document.text))
+    return target
+
+
+def in_twos(pairs: Path, target: Path) -> Path:
+    """The pairs in batches of two."""
+    lines = [json.loads(line) for line in pairs.read_text(encoding="utf-8").splitlines()]
+    text = "".join(json.dumps(line | {"batch": i // 2}) + "\n" for i, line in enumerate(lines))
+    target.write_text(text, encoding="utf-8")
+    return target
+
+
+def foreign(folder: Path) -> Path:
+    folder.mkdir()
+    (folder / "config.json").write_text('{"model_type": "llava", "architectures": ["LlavaForCausalLM"]}')
+    return folder
+
+
+def broken(target: Path) -> Path:
+    target.write_text('{"query": "no documents"}\nnot JSON\n')
+    return target
+
+
+BAD_FILES = {
+    "missing picture": (
+        lambda pairs, store, new: ("--train", altered(pairs, new, query={"text": "a", "image": "gone.png"})),
+        "pairs.jsonl:3: picture 'gone.png'",
+    ),
+    "truncated picture": (
+        lambda pairs, store, new: ("--documents", truncated(store, new)),
+        "picture of document 'book.pdf#2' is damaged or cut short",
+    ),
+    "unknown document": (
+        lambda pairs, store, new: ("--train", altered(pairs, new, positives=["book.pdf#77"])),
+        "pairs.jsonl:3: /positives/0: there is no document 'book.pdf#77'",
+    ),
+    "nothing left": (
+        lambda pairs, store, new: ("--train", broken(new), "--on-bad-record", "quarantine"),
+        "no pairs are left in",
+    ),
+    "another family": (
+        lambda pairs, store, new: ("--model", foreign(new)),
+        "a checkpoint of model_type 'llava' (architectures ['LlavaForCausalLM']): it is none of the families",
+    ),
+    "no whole batch": (
+        lambda pairs, store, new: (
+            "--train",
+            in_twos(pairs, new),
+            *["--batches", "file", "--dataloader-drop-last", "true"],
+        ),
+        "no batch has all its 8 queries",
+    ),
+    "sizes beyond the vectors": (
+        lambda pairs, store, new: ("--matryoshka-dims", "64", "4096"),
+        "matryoshka_dims has 4096, and vectors have 128 dimensions",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD_FILES)
+def test_a_bad_file_is_one_error(case, data, tmp_path, capsys):
+    options, message = BAD_FILES[case]
+    output = tmp_path / "run"
+    assert main(command(data, output, *map(str, options(*data, tmp_path / "pairs.jsonl")))) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert "Traceback" not in error
+    assert not list(output.glob("checkpoint-*"))
+
+
+def test_what_was_set_aside_is_kept_when_nothing_is_left(data, tmp_path):
+    pairs = broken(tmp_path / "pairs.jsonl")
+    output = tmp_path / "run"
+    assert main(command(data, output, "--train", str(pairs), "--on-bad-record", "quarantine")) == 2
+    assert len((output / "quarantine.jsonl").read_text().splitlines()) == 2
+
+
+def test_lora_resumes_to_the_same_weights_bit_for_bit(data, tmp_path):
+    """With dropout: the generators go on where the checkpoint left them."""
+    more = ("--use_lora", "true", "--lora_dropout", "0.1", "--learned-temperature")
+    whole, resumed = tmp_path / "whole", tmp_path / "resumed"
+    assert main(command(data, whole, *more)) == 0
+    shutil.copytree(whole / "checkpoint-2", resumed / "checkpoint-2")
+    assert main(command(data, resumed, *more, "--resume-from-checkpoint", "true")) == 0
+    for name in ("adapter_model.safetensors", "objective.safetensors"):
+        ours, theirs = load_file(resumed / name), load_file(whole / name)
+        assert ours.keys() == theirs.keys()
+        assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
+    assert json.loads((whole / "polylens.json").read_text())["base_seed"] == 42, "or another model would be loaded"
+
+
+def test_a_checkpoint_of_another_objective_is_refused(data, undisturbed, tmp_path, capsys):
+    more = ("--learned-temperature", "--resume-from-checkpoint", str(undisturbed / "checkpoint-2"))
+    assert main(command(data, tmp_path, *more)) == 2
+    error = capsys.readouterr().err
+    assert "trained the objective's values [], and this run trains ['log_scale']" in error
+    assert "Traceback" not in error
 
 
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_checkpoint(data, tmp_path, capsys):
