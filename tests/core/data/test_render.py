@@ -150,7 +150,7 @@ def test_a_page_without_area(tmp_path):
         open_pdf("pymupdf", tmp_path / "x")
 
 
-def start(inputs, output) -> subprocess.Popen:
+def start(inputs, output, dpi: int = 36) -> subprocess.Popen:
     code = (
         "import sys; from polylens.cli.data import add_arguments, run; import argparse\n"
         "if __name__ == '__main__':\n"
@@ -158,7 +158,7 @@ def start(inputs, output) -> subprocess.Popen:
     )
     program = output.parent / "program.py"
     program.write_text(code)
-    options = ["--output", output, "--renderer", "pdfium", "--workers", "1", "--dpi", "36"]
+    options = ["--output", output, "--renderer", "pdfium", "--workers", "1", "--dpi", dpi]
     command = [sys.executable, program, "render", inputs, *options]
     return subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE, text=True, start_new_session=True)
 
@@ -188,9 +188,8 @@ def test_kill_and_resume(tmp_path, make_pdf, file, size):
 
 def test_ctrl_c_keeps_what_is_stored(tmp_path, make_pdf):
     make_pdf(tmp_path / "in" / "a.pdf", 400)
-    with start(tmp_path / "in", tmp_path / "out") as process:
-        wait_for(tmp_path / "out" / "files.jsonl", 1)
-        time.sleep(0.5)
+    with start(tmp_path / "in", tmp_path / "out", dpi=150) as process:  # slow enough to be caught in the middle
+        wait_for(tmp_path / "out" / "pages-00000.h5.tmp", 1_000_000)
         os.killpg(process.pid, signal.SIGINT)
         assert process.stdout is not None
         last = process.stdout.read().splitlines()[-1]
