@@ -38,7 +38,8 @@ class Preparer:
         try:
             encoding = self.template.encode(record.messages, sliced, style=self.style, max_length=max_length)
         except InputError as error:
-            raise InputError(f"{where}: record {record.id!r}: {error}") from error
+            named = repr(record.id) in where  # as that of a document of a store
+            raise InputError(f"{where}: {error}" if named else f"{where}: record {record.id!r}: {error}") from error
         return encoding, sliced
 
     def example(self, record: Record, max_length: int | None = None, rows: dict[str, Any] | None = None) -> Example:

@@ -7,6 +7,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+from tqdm import tqdm
 from transformers import TrainerCallback
 from transformers.trainer_callback import ProgressCallback
 
@@ -35,12 +36,19 @@ class MetricsFile(TrainerCallback):
 
 
 class ConsoleLine(ProgressCallback):
-    """transformers' progress bar, with logs as one readable line instead of a dictionary."""
+    """A progress bar on a terminal, and logs as readable lines everywhere."""
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.is_world_process_zero:
+            off = args.disable_tqdm or None  # None: off where there is no terminal
+            # A resumed run starts where it stopped, or the bar's speed would count the steps of the run before.
+            self.training_bar = tqdm(total=state.max_steps, initial=state.global_step, dynamic_ncols=True, disable=off)
+        self.current_step = state.global_step
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
         if state.is_world_process_zero and logs:
             line = f"step {state.global_step}/{state.max_steps}  {describe(logs)}"
-            self.training_bar.write(line) if self.training_bar is not None else print_line(line)
+            tqdm.write(line)
 
 
 def describe(logs: dict[str, Any]) -> str:
@@ -55,9 +63,3 @@ def describe(logs: dict[str, Any]) -> str:
 
 def _short(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) and math.isfinite(value) else str(value)
-
-
-def print_line(line: str) -> None:
-    from tqdm import tqdm
-
-    tqdm.write(line)

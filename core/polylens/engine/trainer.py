@@ -84,8 +84,7 @@ class PolylensTrainer(Trainer):
         self._window = _Window()
         for callback in (PrinterCallback, ProgressCallback):
             self.remove_callback(callback)
-        if not args.disable_tqdm:
-            self.add_callback(ConsoleLine)
+        self.add_callback(ConsoleLine)
         self.add_callback(MetricsFile(self.folder))
 
     # Batches
