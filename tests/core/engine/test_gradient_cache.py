@@ -184,7 +184,7 @@ def test_an_additive_part_alone_needs_one_pass(cut):
     result = GradientCache(encode, Regression()).step(iter([[rows[i] for i in part] for part in cut]))
     loss = regression(model(rows).hidden, rows) / sum(len(row.features) for row in rows)
     wanted = torch.autograd.grad(loss, list(model.parameters()))
-    assert float(result.loss) == pytest.approx(float(loss), abs=1e-12)
+    assert float(result.loss) == pytest.approx(loss.item(), abs=1e-12)
     assert difference([p.grad for p in model.parameters()], wanted) < 1e-10
     assert calls == [True] * len(cut)
 
