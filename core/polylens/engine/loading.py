@@ -115,7 +115,8 @@ def _plugin_of(source: str) -> str:
     folder = Path(source).expanduser()
     card = ModelCard.read(folder) if folder.is_dir() else None
     if card is None:
-        raise InputError(f"{source}: has no polylens.json, so say which plugin knows it: --model-plugin NAME")
+        reason = "has no polylens.json" if folder.is_dir() else "is no folder; if it is a preset or a hub id"
+        raise InputError(f"{source} {reason}, say which plugin knows it: --model-plugin NAME")
     return card.plugin
 
 
