@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
-from polylens.files import replacing, write_text
+from polylens.files import replacing, uninterrupted, write_text
 
 
 def test_a_file_appears_whole_or_not_at_all(tmp_path):
@@ -34,3 +35,13 @@ def test_whoever_may_read_a_new_file_may_read_weights_and_vectors(tmp_path):
     with replacing(tmp_path / "some.safetensors") as partial:
         save_file({"x": torch.zeros(2)}, partial)
     assert (tmp_path / "some.safetensors").stat().st_mode == (tmp_path / "any").stat().st_mode
+
+
+def test_an_interrupt_waits_for_the_end_of_the_block():
+    done = []
+    with pytest.raises(KeyboardInterrupt), uninterrupted():
+        signal.raise_signal(signal.SIGINT)
+        done.append("the rest of the block")
+    assert done
+    with pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)

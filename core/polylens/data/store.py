@@ -15,6 +15,7 @@ from types import TracebackType
 from polylens.data.documents import Document, DocumentSource, DocumentUnion, IndexedDocuments, OpenFiles, check_id
 from polylens.data.shards import FORMAT, ShardReader, ShardWriter, is_shard, sealed_shards, shard_name
 from polylens.errors import InputError
+from polylens.files import uninterrupted
 
 __all__ = ["Document", "DocumentSource", "DocumentStore", "DocumentWriter", "open_documents"]
 
@@ -165,17 +166,19 @@ class DocumentWriter:
             raise InputError(f"document {id!r} is already in {self._folder}")
         if not document.image and not document.text:
             raise InputError(f"document {id!r} has neither a picture nor a text")
-        if self._shard is None:
-            self._shard = self._start()
-        self._shard.write(document)
-        self._ids.add(id)
-        if len(self._shard) >= self._limit:
-            self._seal()
+        with uninterrupted():
+            if self._shard is None:
+                self._shard = self._start()
+            self._shard.write(document)
+            self._ids.add(id)
+            if len(self._shard) >= self._limit:
+                self._seal()
 
     def flush(self) -> None:
         """From here on a kill loses nothing that was written before."""
-        if self._shard is not None:
-            self._shard.flush()
+        with uninterrupted():
+            if self._shard is not None:
+                self._shard.flush()
 
     def close(self) -> None:
         """Finish the last shard.
@@ -183,12 +186,13 @@ class DocumentWriter:
         Raises:
             InputError: the disk is full.
         """
-        try:
-            self._seal()
-        except OSError as error:
-            self._stop(error)
-        finally:
-            self._lock.close()
+        with uninterrupted():
+            try:
+                self._seal()
+            except OSError as error:
+                self._stop(error)
+            finally:
+                self._lock.close()
 
     def __enter__(self) -> DocumentWriter:
         return self
