@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -10,6 +11,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
+
+# A job in the background of a script starts with Ctrl-C switched off, and hands that on to all that it starts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Before any test module imports torch or transformers; child processes inherit it.
 os.environ["HF_HUB_OFFLINE"] = "1"

@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import re
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -21,6 +22,9 @@ __all__ = ["Document", "DocumentSource", "DocumentStore", "DocumentWriter", "ope
 
 MANIFEST = "manifest.jsonl"
 """One line per finished shard; see ``schemas/document_manifest.schema.json``."""
+
+_PATIENCE = 3.0
+"""Seconds that a writer waits for another one to go."""
 
 
 class DocumentStore(IndexedDocuments):
@@ -233,13 +237,19 @@ class DocumentWriter:
 
 
 def _locked(path: Path):
+    """The lock of a writer. One that was killed while it started a worker leaves it held for a moment longer."""
     file = open(path, "a")  # noqa: SIM115 (held open as long as the lock)
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        file.close()
-        raise InputError(f"another process is writing to {path.parent}; wait, or choose another folder") from None
-    return file
+    end = time.monotonic() + _PATIENCE
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return file
+        except BlockingIOError:
+            if time.monotonic() > end:
+                break
+            time.sleep(0.05)
+    file.close()
+    raise InputError(f"another process is writing to {path.parent}; wait, or choose another folder")
 
 
 def _repair_manifest(folder: Path) -> None:
