@@ -134,8 +134,8 @@ class PolylensTrainer(Trainer):
         if not math.isfinite(loss):
             raise InputError(
                 f"the loss of step {self.state.global_step + 1} is {loss}: training stops before it reaches the "
-                f"weights. The last checkpoint in {self.args.output_dir} is good; lower --learning-rate, or use "
-                "--bf16 instead of --fp16"
+                f"weights, and the checkpoints in {self.args.output_dir} are kept. Go on from one of them with a "
+                "lower --learning-rate, or with --bf16 instead of --fp16; if the last one fails again, take an earlier"
             )
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:

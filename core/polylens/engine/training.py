@@ -99,7 +99,9 @@ def train(config: RunConfig, evaluator: Callable[[Validation], Evaluator]) -> Tr
     )
     choose_trained(checkpoint.model, checkpoint.family, objective, config.tune, config.lora)
     card = _card(config, checkpoint, objective)
-    preparer = checkpoint.preparer(ImageOpener(_image_root(config), data.documents), style="plain")
+    preparer = checkpoint.preparer(
+        ImageOpener(_image_root(config, config.data.train[0]), data.documents), style="plain"
+    )
     planner = _planner(config, args, accumulation, data, preparer, objective)
     validation = _validation(config, args, checkpoint, card, data.documents) if config.data.validation else None
     measure = evaluator(validation) if validation else None
@@ -133,45 +135,44 @@ def _read_data(config: RunConfig) -> Pairs:
     if not config.data.train:
         raise InputError("there is nothing to train on: give --train pairs.jsonl")
     documents = open_documents([Path(path) for path in config.data.documents]) if config.data.documents else None
-    pairs = _read_pairs(config, config.data.train, documents)
-    if not pairs.pairs:
-        raise InputError(f"{', '.join(config.data.train)}: no record is left to train on")
-    if pairs.quarantined:
-        log.warning("%d bad records were left out; see %s", pairs.quarantined, _quarantine(config))
-    return pairs
+    return _read_pairs(config, config.data.train, documents, "quarantine")
 
 
-def _read_pairs(config: RunConfig, paths: Sequence[str], documents: DocumentSource | None) -> Pairs:
-    return read_pairs(
+def _read_pairs(config: RunConfig, paths: Sequence[str], documents: DocumentSource | None, aside: str) -> Pairs:
+    """Pairs of files; bad records are counted and go to the file ``aside`` if the run is to go on without them."""
+    quarantine = _quarantine(config, aside)
+    pairs = read_pairs(
         [Path(path) for path in paths],
         documents=documents,
         query_instruction=config.data.query_instruction,
         on_bad_record=config.data.on_bad_record,
-        quarantine=_quarantine(config),
+        quarantine=quarantine,
     )
+    if pairs.quarantined:
+        log.warning("%d bad records were left out; see %s", pairs.quarantined, quarantine)
+    return pairs
 
 
 def _validation(
     config: RunConfig, args: TrainingArguments, checkpoint: Checkpoint, card: ModelCard, documents: DocumentSource
 ) -> Validation:
-    pairs = _read_pairs(config, [str(config.data.validation)], documents)
-    if not pairs.pairs:
-        raise InputError(f"{config.data.validation}: no record is left to validate on")
-    preparer = checkpoint.preparer(ImageOpener(_image_root(config), pairs.documents), style="plain")
+    path = str(config.data.validation)
+    pairs = _read_pairs(config, [path], documents, "quarantine.validation")
+    preparer = checkpoint.preparer(ImageOpener(_image_root(config, path), pairs.documents), style="plain")
     loader = {"num_workers": args.dataloader_num_workers}
     return Validation(
         pairs.pairs, pairs.documents, checkpoint, preparer, card, args.per_device_eval_batch_size, args.device, loader
     )
 
 
-def _quarantine(config: RunConfig) -> Path:
+def _quarantine(config: RunConfig, name: str) -> Path:
     """Every rank reads all data; each writes a file of its own, for a folder may be shared."""
     rank = int(os.environ.get("RANK", "0"))
-    return Path(config.output_dir) / ("quarantine.jsonl" if rank == 0 else f"quarantine.rank{rank}.jsonl")
+    return Path(config.output_dir) / (f"{name}.jsonl" if rank == 0 else f"{name}.rank{rank}.jsonl")
 
 
-def _image_root(config: RunConfig) -> Path:
-    return Path(config.data.image_root or Path(config.data.train[0]).parent)
+def _image_root(config: RunConfig, path: str) -> Path:
+    return Path(config.data.image_root or Path(path).parent)
 
 
 def _planner(

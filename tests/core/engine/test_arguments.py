@@ -42,7 +42,8 @@ def test_ways_of_training_that_would_not_be_right(tmp_path, message):
 
 
 def test_false_is_no_wish(tmp_path):
-    training_arguments(config(tmp_path, torch_compile=False))
+    args, _ = training_arguments(config(tmp_path, torch_compile=False))
+    assert not args.torch_compile
 
 
 def test_deepspeed_of_accelerate_alone_is_refused(tmp_path, monkeypatch):

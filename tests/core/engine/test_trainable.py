@@ -133,6 +133,9 @@ def test_an_unknown_component_gets_the_closest_one(tiny, model, tune, lora):
 
 def test_components_of_lora_mean_nothing_without_it(tiny, model):
     choose_trained(model, tiny.family, Contrastive(), ["vision"], LoraSettings(components=["visoin"]))
+    trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    assert trained
+    assert all(name.startswith("vpm.") for name in trained)
 
 
 def test_nothing_left_to_train_is_an_error(tiny, model):

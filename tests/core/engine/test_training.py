@@ -274,3 +274,14 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_checkpoint(data, tmp
 def test_a_second_run_into_the_same_folder_is_refused(data, undisturbed, capsys):
     assert main(command(data, undisturbed)) == 2
     assert "--resume-from-checkpoint true" in capsys.readouterr().err
+
+
+def test_bad_records_of_training_and_of_validation_are_set_aside_apart(data, tmp_path):
+    pairs, store = data
+    broken = tmp_path / "broken.jsonl"
+    broken.write_text(pairs.read_text() + '{"query": {"text": "no document"}}\n')
+    more = ("--validation", str(broken), "--on-bad-record", "quarantine", "--eval-strategy", "no")
+    assert main(command((broken, store), tmp_path / "out", *more)) == 0
+    for name in ("quarantine.jsonl", "quarantine.validation.jsonl"):
+        (line,) = (tmp_path / "out" / name).read_text().splitlines()
+        assert "positives" in line
