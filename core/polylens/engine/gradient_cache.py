@@ -69,7 +69,11 @@ class GradientCache(Generic[M]):
             ``Representation``, or ``Outputs`` (then micro-batches are ``Batch`` and the objective takes from them
             what it needs, its additive part included).
         objective: what is minimised.
-        accumulation: how backward calls add up; by default in ``.grad`` of one process.
+        accumulation: how backward calls add up; by default in ``.grad`` of one process. With several ranks it must
+            be given, ``accumulation_for(model)`` for a DDP or DeepSpeed model that ``encode`` calls.
+
+    Raises:
+        ValueError: there are several ranks, and nothing says how their gradients are summed.
 
     >>> from torch import nn
     >>> from polylens.objectives.contrastive import Contrastive
@@ -84,6 +88,8 @@ class GradientCache(Generic[M]):
     def __init__(
         self, encode: Callable[[M], Any], objective: Objective, *, accumulation: Accumulation | None = None
     ) -> None:
+        if accumulation is None and distributed.world_size() > 1:
+            raise ValueError("several ranks: pass accumulation=accumulation_for(model), or gradients would be wrong")
         self.objective = objective
         self.accumulation = accumulation or Accumulation()
         self._forward: Forward = _Simple(encode, objective)

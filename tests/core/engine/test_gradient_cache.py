@@ -247,3 +247,9 @@ def test_vectors_of_half_precision_are_compared_in_full():
     GradientCache(layer, objective).step({"page": [torch.ones(3, 4, dtype=torch.bfloat16)]})
     assert objective.types == (torch.float32,)
     torch.testing.assert_close(layer.bias.grad, torch.full((2,), 3.0, dtype=torch.bfloat16))
+
+
+def test_several_ranks_must_say_how_gradients_are_summed(monkeypatch):
+    monkeypatch.setattr("polylens.engine.distributed.world_size", lambda: 2)
+    with pytest.raises(ValueError, match=r"pass accumulation=accumulation_for\(model\)"):
+        GradientCache(nn.Linear(5, 3), Contrastive())
