@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 
 
@@ -20,5 +19,7 @@ def closest(name: str, allowed: Iterable[str]) -> str:
     >>> closest("minicpm", ["minicpmv", "tinyllava"])
     " (did you mean 'minicpmv'?)"
     """
+    import difflib  # needed by few, and imported by all
+
     near = difflib.get_close_matches(name, list(allowed), n=1)
     return f" (did you mean {near[0]!r}?)" if near else ""

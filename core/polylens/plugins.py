@@ -1,4 +1,7 @@
-"""Finds plugins by entry points without importing them, and loads the one that a run names."""
+"""Finds plugins by entry points without importing them, and loads the one that a run names.
+
+pluggy and the hooks are imported where plugins are loaded: a list of them needs neither.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +9,12 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import EntryPoint, EntryPoints, entry_points
 from types import ModuleType, SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pluggy
-
-from polylens import hookspecs
 from polylens.errors import InputError, closest
+
+if TYPE_CHECKING:
+    import pluggy
 
 GROUP = "polylens.plugins"
 CORE = "core"
@@ -88,6 +91,10 @@ def _names(entries: EntryPoints) -> str:
 
 
 def _manager(modules: list[Any]) -> pluggy.PluginManager:
+    import pluggy
+
+    from polylens import hookspecs
+
     manager = pluggy.PluginManager(hookspecs.PROJECT)
     manager.add_hookspecs(hookspecs)
     try:
@@ -110,6 +117,8 @@ def _hooks(plugin: Any) -> Any:
     Raises:
         InputError: that has happened before polylens saw the plugin.
     """
+    from polylens import hookspecs
+
     if not isinstance(plugin, ModuleType):
         return plugin
     names = (name for name, value in vars(hookspecs).items() if hasattr(value, f"{hookspecs.PROJECT}_spec"))
