@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import resource
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -108,22 +108,30 @@ class PolylensTrainer(Trainer):
     def training_step(self, model: nn.Module, inputs: tuple[int, int], num_items_in_batch: Any = None) -> Tensor:
         """Forward and backward passes of one optimizer step, over all its global batches."""
         model.train()
-        accumulation = self._accumulation(model)
         parts = self.stream.step(*inputs)
         total = torch.zeros((), device=self.args.device)
-        with accumulation.step():
-            for i, (plan, micro_batches) in enumerate(parts):
-                part = Part(accumulation, share=1 / len(parts), last=i == len(parts) - 1)
-                cache = GradientCache.of_module(model, self.objective, part)
-                result = cache.step(micro_batches, plan.targets)
-                self._check(result)
-                self._window.add(plan, result, len(parts))
-                total += result.loss.detach().to(total) / len(parts)
+        for plan, result in self._gradients(model, parts):
+            self._window.add(plan, result, len(parts))
+            total += result.loss.detach().to(total) / len(parts)
         if self.is_deepspeed_enabled:
             engine: Any = model  # which steps the optimizer itself
             engine.set_gradient_accumulation_boundary(True)
             engine.step()
         return total
+
+    def _gradients(
+        self, model: nn.Module, parts: Sequence[tuple[BatchPlan, Iterable[Batch]]]
+    ) -> list[tuple[BatchPlan, StepResult]]:
+        """Adds the gradient of all parts to what the optimizer sees."""
+        results = []
+        accumulation = self._accumulation(model)
+        with accumulation.step():
+            for i, (plan, micro_batches) in enumerate(parts):
+                part = Part(accumulation, share=1 / len(parts), last=i == len(parts) - 1)
+                cache = GradientCache.of_module(model, self.objective, part)
+                results.append((plan, cache.step(micro_batches, plan.targets)))
+                self._check(results[-1][1])
+        return results
 
     def _accumulation(self, model: nn.Module) -> Accumulation:
         scaled = self.accelerator if self.accelerator.scaler is not None else None
