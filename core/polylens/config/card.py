@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from polylens.config import schemas
-from polylens.errors import InputError
+from polylens.config.json_text import read_json_object
 from polylens.files import write_text
 
 NAME = "polylens.json"
@@ -59,14 +59,11 @@ class ModelCard:
         """The card of a model folder, or ``None`` if it has none (a checkpoint that polylens did not write).
 
         Raises:
-            InputError: the card breaks its schema.
+            InputError: the card cannot be read, or breaks its schema.
         """
         path = folder / NAME
         if not path.is_file():
             return None
-        try:
-            value = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise InputError(f"{path}: not JSON: {error}") from error
+        value = read_json_object(path)
         schemas.check("polylens", value, str(path))
         return cls(**value)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from polylens.config.json_text import parse_json
 from polylens.errors import InputError
 
 _OVERRIDES = {
@@ -43,7 +43,7 @@ def _read(value: str) -> tuple[str, Any]:
     inline = value.lstrip().startswith("{")
     where = "deepspeed" if inline else value
     try:
-        return where, json.loads(value if inline else Path(value).read_text(encoding="utf-8"))
+        return where, parse_json(value if inline else Path(value).read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"cannot read the DeepSpeed file {value!r}: {error.strerror}") from error
     except ValueError as error:

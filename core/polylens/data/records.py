@@ -5,18 +5,16 @@ from __future__ import annotations
 import base64
 import binascii
 import json
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
 
+from polylens.config.json_text import parse_json
 from polylens.errors import InputError
 
 __all__ = ["BadRecord", "Line", "Quarantine", "decode_base64", "parse_line", "read_jsonl", "scan_jsonl"]
-
-_SURROGATE = re.compile(rb"\\u[dD][89abAB]|\\u[dD][cdefCDEF]")
 
 
 class BadRecord(InputError):
@@ -68,20 +66,16 @@ def parse_line(line: Line) -> Any:
     """The JSON value of a line.
 
     Raises:
-        InputError: it is not UTF-8, not JSON, or holds text that is not valid Unicode.
+        InputError: it is not UTF-8, not JSON, or JSON that ``parse_json`` refuses.
     """
     try:
-        text = line.data.rstrip().decode("utf-8-sig" if line.offset == 0 else "utf-8")
-        value = json.loads(text, parse_constant=_refuse_constant)
-        if _SURROGATE.search(line.data):
-            json.dumps(value, ensure_ascii=False).encode("utf-8")
+        return parse_json(line.data.rstrip().decode("utf-8-sig" if line.offset == 0 else "utf-8"))
     except UnicodeError as error:
         raise InputError(f"{line.where}: not valid UTF-8 text: {error.reason}") from None  # type: ignore[attr-defined]
     except json.JSONDecodeError as error:
         raise InputError(f"{line.where}: not JSON: {error.msg} at column {error.colno}") from None
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise InputError(f"{line.where}: not JSON that polylens reads: {error}") from None
-    return value
 
 
 def read_jsonl(path: str | Path) -> Iterator[tuple[int, Any]]:
@@ -92,10 +86,6 @@ def read_jsonl(path: str | Path) -> Iterator[tuple[int, Any]]:
     """
     for line in scan_jsonl(path):
         yield line.number, parse_line(line)
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is not a JSON number")
 
 
 def decode_base64(value: Any, where: str) -> bytes:

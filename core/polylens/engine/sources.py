@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from polylens.config.card import ModelCard
+from polylens.config.json_text import read_json_object
 from polylens.contracts import ModelFamily
 from polylens.errors import InputError, closest
 
@@ -81,7 +81,7 @@ def _adapter(folder: Path, families: Sequence[ModelFamily], plugin: str) -> Mode
     base = (
         card.base_model
         if card and card.base_model
-        else _json(folder / "adapter_config.json").get("base_model_name_or_path")
+        else read_json_object(folder / "adapter_config.json").get("base_model_name_or_path")
     )
     if not base:
         raise InputError(f"{folder}: an adapter that does not say over which model: set base_model in polylens.json")
@@ -115,14 +115,4 @@ def _config(folder: Path) -> dict[str, Any]:
     path = folder / "config.json"
     if not path.is_file():
         raise InputError(f"{folder} has no config.json: it is not a model folder")
-    return _json(path)
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
-        raise InputError(f"{path}: not JSON: {error}") from error
-    if not isinstance(value, Mapping):
-        raise InputError(f"{path}: holds {type(value).__name__}, not an object")
-    return dict(value)
+    return read_json_object(path)

@@ -34,6 +34,7 @@ from torch import Tensor
 
 from polylens.config import schemas
 from polylens.config.card import ModelCard
+from polylens.config.json_text import read_json_object
 from polylens.errors import InputError
 from polylens.files import replacing
 
@@ -401,9 +402,6 @@ def _readable_metadata(path: Path) -> dict[str, Any] | None:
 def _read_manifest(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise InputError(f"{path} is not there: give a folder that `polylens encode` has finished")
-    try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"{path}: not JSON: {error}") from error
+    manifest = read_json_object(path)
     schemas.check("vectors", manifest, str(path))
     return manifest

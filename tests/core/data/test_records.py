@@ -45,7 +45,10 @@ def test_any_bytes_are_read_or_refused_with_the_line(tmp_path_factory, data):
         (b"\xff\xfe", "not valid UTF-8"),
         (b'{"a": NaN}', "not JSON that polylens reads: NaN is not a JSON number"),
         (b'{"a": "\\ud800"}', "not valid UTF-8 text: surrogates not allowed"),
-        (b"[" * 100_000, "not JSON that polylens reads"),
+        (b"[" * 100_000, "not JSON that polylens reads: it is nested"),
+        (b"[" * 101 + b"]" * 101, "not JSON that polylens reads: it is nested more than 100 deep"),
+        (b'{"a": 1, "b": {"a": 2, "a": 2}}', "not JSON that polylens reads: the key 'a' stands in one object twice"),
+        (b'{"a": 1e999}', "not JSON that polylens reads: 1e999 is too large a number"),
         (b"1" * 5000, "not JSON that polylens reads"),
     ],
 )
