@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -14,7 +15,7 @@ from torch.nn import functional as F
 from polylens.contracts import ROLES, Batch, Coupled, Objective, Outputs, PairTargets, Representation
 from polylens.errors import InputError
 from polylens.modeling.pooling import Pooling, pool
-from polylens.objectives.info_nce import sweep, truncate, truncate_backward
+from polylens.objectives.info_nce import Sums, normalise, normalise_backward, sweep
 
 MAX_SCALE = 100.0
 """Largest inverse temperature that is learned, as in CLIP (Radford et al. 2021, arXiv 2103.00020)."""
@@ -117,19 +118,35 @@ class Contrastive(Objective):
         targets = _on(queries, targets) if targets else _blocks(queries, documents)
         scale, slope = self._scale(queries, parameters or {})
         total = Coupled(queries.new_zeros(()), {n: torch.zeros_like(v) for n, v in representations.items()})
-        hits = queries.new_zeros(())
-        scale_gradient = queries.new_zeros(())
+        hits, scale_gradient = queries.new_zeros(()), queries.new_zeros(())
         for size, weight in self._sizes(queries.shape[1]):
-            part, part_hits, part_scale = self._one_size(queries, documents, own, targets, scale, size)
-            total.loss += weight * part.loss
-            for name, gradient in part.gradients.items():
-                total.gradients[name][:, :size] += weight * gradient
-            scale_gradient += weight * part_scale
-            hits = part_hits
+            with self._first_dimensions(representations, total.gradients, size) as (vectors, gradients):
+                sums = self._one_size(vectors, own, targets, scale, weight, gradients)
+            total.loss += weight * sums.loss
+            scale_gradient += weight * sums.scale_gradient
+            hits = sums.hits
         if self.options.learned_temperature:
             total.parameter_gradients["log_scale"] = (scale_gradient * slope).unsqueeze(0)
         total.metrics = {"accuracy": hits / len(queries)}
         return total
+
+    @contextlib.contextmanager
+    def _first_dimensions(
+        self, vectors: Mapping[str, Tensor], gradients: Mapping[str, Tensor], size: int
+    ) -> Iterator[tuple[dict[str, Tensor], dict[str, Tensor]]]:
+        """The first ``size`` dimensions of vectors and of gradients, the latter added to within the block."""
+        heads = {name: value[:, :size] for name, value in vectors.items()}
+        into = {name: value[:, :size] for name, value in gradients.items()}
+        if not (self.options.matryoshka_dims and self.options.normalize):
+            yield heads, into
+            return
+        units, lengths = {}, {}
+        for name, head in heads.items():
+            units[name], lengths[name] = normalise(head)
+        of_units = {name: torch.zeros_like(unit) for name, unit in units.items()}
+        yield units, of_units
+        for name, gradient in of_units.items():
+            into[name] += normalise_backward(gradient, units[name], lengths[name])
 
     def _sizes(self, full: int) -> list[tuple[int, float]]:
         """Sizes in ascending order, so that the largest one gives the accuracy, with weights that sum to 1."""
@@ -150,41 +167,46 @@ class Contrastive(Objective):
 
     def _one_size(
         self,
-        queries: Tensor,
-        documents: Tensor,
+        vectors: Mapping[str, Tensor],
         own: Mapping[str, Tensor],
         targets: PairTargets,
         scale: Tensor,
-        size: int,
-    ) -> tuple[Coupled, Tensor, Tensor]:
-        """The mean loss over queries (and documents), on the first ``size`` dimensions."""
-        shortened = bool(self.options.matryoshka_dims) and self.options.normalize
-        (q, q_length), (d, d_length) = (
-            truncate(v, size) if shortened else (v[:, :size], v.new_ones(())) for v in (queries, documents)
-        )
-        ignore = targets.ignore if self.options.false_negatives == "mask" else targets.ignore[:0]
-        q_gradient, d_gradient = torch.zeros_like(q), torch.zeros_like(d)
-
-        rows, local = _select(own["query"], ignore, len(q))
-        forward = sweep(q[rows], d, targets.positive[rows], scale, local, self.options.tile_rows)
-        q_gradient.index_add_(0, rows, forward.row_gradients)
-        d_gradient += forward.column_gradients
-        loss, scale_gradient = forward.loss, forward.scale_gradient
-        if self.options.symmetric:
-            answers = _inverse(targets.positive, len(d))
-            mine = own["document"][answers[own["document"]] >= 0]
-            rows, local = _select(mine, ignore.flip(1), len(d))
-            back = sweep(d[rows], q, answers[rows], scale, local, self.options.tile_rows)
-            d_gradient.index_add_(0, rows, back.row_gradients)
-            q_gradient += back.column_gradients
-            loss, scale_gradient = loss + back.loss, scale_gradient + back.scale_gradient
-
+        weight: float,
+        gradients: Mapping[str, Tensor],
+    ) -> Sums:
+        """The mean loss over queries (and documents); ``weight`` times its derivatives are added to ``gradients``."""
+        queries, documents = vectors["query"], vectors["document"]
         share = 1 / (len(queries) * (2 if self.options.symmetric else 1))
-        gradients = {"query": q_gradient * share, "document": d_gradient * share}
-        if shortened:
-            gradients["query"] = truncate_backward(gradients["query"], q, q_length)
-            gradients["document"] = truncate_backward(gradients["document"], d, d_length)
-        return Coupled(loss * share, gradients), forward.hits, scale_gradient * share
+        ignore = targets.ignore if self.options.false_negatives == "mask" else targets.ignore[:0]
+        sums = sweep(
+            queries,
+            documents,
+            own["query"],
+            targets.positive,
+            ignore,
+            scale,
+            weight=weight * share,
+            row_gradients=gradients["query"],
+            column_gradients=gradients["document"],
+            tile_rows=self.options.tile_rows,
+        )
+        loss, scale_gradient = sums.loss, sums.scale_gradient
+        if self.options.symmetric:
+            answers = _inverse(targets.positive, len(documents))
+            back = sweep(
+                documents,
+                queries,
+                own["document"][answers[own["document"]] >= 0],
+                answers,
+                ignore.flip(1),
+                scale,
+                weight=weight * share,
+                row_gradients=gradients["document"],
+                column_gradients=gradients["query"],
+                tile_rows=self.options.tile_rows,
+            )
+            loss, scale_gradient = loss + back.loss, scale_gradient + back.scale_gradient
+        return Sums(loss * share, scale_gradient * share, sums.hits)
 
 
 def loss_and_gradients(
@@ -222,14 +244,6 @@ def _blocks(queries: Tensor, documents: Tensor) -> PairTargets:
         )
     positive = torch.arange(len(queries), device=queries.device) * (len(documents) // len(queries))
     return PairTargets(positive, positive.new_empty((0, 2)))
-
-
-def _select(rows: Tensor, ignore: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """The rows, and the entries of ``ignore`` that lie in them with the row renumbered."""
-    place = rows.new_full((count,), -1)
-    place[rows] = torch.arange(len(rows), device=rows.device)
-    local = torch.stack([place[ignore[:, 0]], ignore[:, 1]], dim=1)
-    return rows, local[local[:, 0] >= 0]
 
 
 def _inverse(positive: Tensor, documents: int) -> Tensor:

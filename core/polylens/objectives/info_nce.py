@@ -14,64 +14,118 @@ from torch import Tensor
 
 
 @dataclass(slots=True)
-class Sweep:
-    """Sums over the rows of a sweep.
+class Sums:
+    """Sums over the rows of a sweep, scalars.
 
     Attributes:
-        loss: scalar, sum of the cross-entropies.
-        row_gradients: [n, D].
-        column_gradients: [m, D].
-        scale_gradient: scalar, derivative with respect to the scale of the logits.
-        hits: scalar, rows whose target has the largest logit.
+        loss: of the cross-entropies.
+        scale_gradient: derivative of ``loss`` with respect to the scale of the logits.
+        hits: rows whose target has a larger logit than every other column.
     """
 
     loss: Tensor
-    row_gradients: Tensor
-    column_gradients: Tensor
     scale_gradient: Tensor
     hits: Tensor
 
 
-def sweep(rows: Tensor, columns: Tensor, target: Tensor, scale: Tensor, ignore: Tensor, tile_rows: int) -> Sweep:
-    """Cross-entropy of ``scale * rows @ columns.T`` against ``target``, summed over the rows.
+@torch.no_grad()
+def sweep(
+    rows: Tensor,
+    columns: Tensor,
+    chosen: Tensor,
+    target: Tensor,
+    ignore: Tensor,
+    scale: Tensor,
+    *,
+    weight: float,
+    row_gradients: Tensor,
+    column_gradients: Tensor,
+    tile_rows: int,
+) -> Sums:
+    """Cross-entropy of ``scale * rows @ columns.T`` against ``target``, summed over the chosen rows.
 
     Args:
         rows: [n, D].
         columns: [m, D].
-        target: int64 [n], the column of each row.
+        chosen: int64 [k], the rows that are summed over, all different.
+        target: int64 [n], the column of each row; only those of chosen rows count.
+        ignore: int64 [i, 2], entries (row, column) left out of the softmax; never a target.
         scale: scalar, the inverse temperature.
-        ignore: int64 [k, 2], entries (row, column) left out of the softmax; never a target.
-        tile_rows: rows of logits computed at once; memory is ``tile_rows * m``.
+        weight: of the loss in the gradients.
+        row_gradients: [n, D]; ``weight`` times the derivative of the loss with respect to ``rows`` is added to it.
+        column_gradients: [m, D]; the same for ``columns``.
+        tile_rows: rows of logits that exist at a time: memory is ``tile_rows * m``.
     """
-    ignore = ignore[ignore[:, 0].argsort()]
-    row_gradients, column_gradients = torch.empty_like(rows), torch.zeros_like(columns)
-    loss, scale_gradient, hits = (rows.new_zeros(()) for _ in range(3))
-    for start in range(0, len(rows), tile_rows):
-        tile, wanted = rows[start : start + tile_rows], target[start : start + tile_rows, None]
-        logits = scale * (tile @ columns.T)
-        first, last = torch.searchsorted(
-            ignore[:, 0].contiguous(), torch.tensor([start, start + len(tile)], device=ignore.device)
-        )
-        logits[ignore[first:last, 0] - start, ignore[first:last, 1]] = -torch.inf
-        normaliser = logits.logsumexp(dim=1, keepdim=True)
-        loss += (normaliser - logits.gather(1, wanted)).sum()
-        hits += (logits.argmax(dim=1, keepdim=True) == wanted).sum()
-        difference = logits.sub_(normaliser).exp_()
-        difference.scatter_add_(1, wanted, difference.new_full(wanted.shape, -1.0))
-        mixed = difference @ columns
-        scale_gradient += (mixed * tile).sum()
-        row_gradients[start : start + tile_rows] = scale * mixed
-        column_gradients.addmm_(difference.T, scale * tile)
-    return Sweep(loss, row_gradients, column_gradients, scale_gradient, hits)
+    sums = Sums(*(rows.new_zeros(()) for _ in range(3)))
+    buffer = rows.new_empty(min(tile_rows, len(chosen)), len(columns))
+    ignored = _by_tile(ignore, chosen, len(rows), tile_rows)
+    for places, entries in zip(chosen.split(tile_rows), ignored, strict=True):
+        tile = rows[places].mul_(scale)
+        logits = torch.mm(tile, columns.T, out=buffer[: len(places)])
+        logits[entries] = -torch.inf
+        softmax = _softmax_minus_target(logits, target[places, None])
+        sums.loss += softmax.loss.sum()
+        sums.hits += softmax.hits.sum()
+        mixed = (softmax.difference @ columns).mul_(softmax.factor)
+        sums.scale_gradient += (mixed * tile).sum() / scale
+        row_gradients.index_add_(0, places, mixed.mul_(scale * weight))
+        column_gradients.addmm_(softmax.difference.T, tile.mul_(softmax.factor * weight))
+    return sums
 
 
-def truncate(vectors: Tensor, dimensions: int) -> tuple[Tensor, Tensor]:
-    """The first ``dimensions`` of each vector at unit length, and the lengths [n, 1] that they had."""
-    head = vectors[:, :dimensions]
-    lengths = head.norm(dim=1, keepdim=True).clamp_min(torch.finfo(head.dtype).tiny)
-    return head / lengths, lengths
+@dataclass(slots=True)
+class _Softmax:
+    """Rows of a softmax, the target's share less one.
+
+    Attributes:
+        difference: [t, m], to be multiplied by ``factor``.
+        factor: [t, 1].
+        loss: [t, 1], cross-entropy.
+        hits: bool [t, 1].
+    """
+
+    difference: Tensor
+    factor: Tensor
+    loss: Tensor
+    hits: Tensor
 
 
-def truncate_backward(gradient: Tensor, unit: Tensor, lengths: Tensor) -> Tensor:
-    """Derivative with respect to the head of the vectors, from the one with respect to ``truncate``'s unit vectors."""
-    return (gradient - (gradient * unit).sum(dim=1, keepdim=True) * unit) / lengths
+def _softmax_minus_target(logits: Tensor, target: Tensor) -> _Softmax:
+    """Overwrites the logits [t, m]; ``target`` is int64 [t, 1].
+
+    The target is kept apart from the other columns, so that neither the loss nor the gradient of a row that is nearly
+    right is a difference of two numbers that are nearly 1.
+    """
+    own = logits.gather(1, target)
+    logits.scatter_(1, target, -torch.inf)
+    nearest = logits.amax(dim=1, keepdim=True)
+    top = torch.maximum(own, nearest)
+    others = logits.sub_(top).exp_()
+    rest = others.sum(dim=1, keepdim=True)
+    factor = ((own - top).exp_() + rest).reciprocal_()
+    odds = rest.log() + (top - own)
+    others.scatter_(1, target, -rest)
+    return _Softmax(others, factor, torch.logaddexp(odds, torch.zeros_like(odds)), own > nearest)
+
+
+def _by_tile(ignore: Tensor, chosen: Tensor, rows: int, tile_rows: int) -> list[tuple[Tensor, Tensor]]:
+    """For each tile of the chosen rows, the entries to leave out of it: row within the tile, and column."""
+    place = chosen.new_full((rows,), -1)
+    place[chosen] = torch.arange(len(chosen), device=chosen.device)
+    local = place[ignore[:, 0]]
+    order = local.argsort()[int((local < 0).sum()) :]  # what lies in no chosen row comes first
+    local, columns = local[order], ignore[order, 1]
+    tiles = max(-(-len(chosen) // tile_rows), 1)
+    counts = torch.bincount(local // tile_rows, minlength=tiles).tolist()
+    return list(zip((local % tile_rows).split(counts), columns.split(counts), strict=True))
+
+
+def normalise(vectors: Tensor) -> tuple[Tensor, Tensor]:
+    """Vectors [n, D] at unit length, and the lengths [n, 1] that they had."""
+    lengths = vectors.norm(dim=1, keepdim=True).clamp_min(torch.finfo(vectors.dtype).tiny)
+    return vectors / lengths, lengths
+
+
+def normalise_backward(gradient: Tensor, unit: Tensor, lengths: Tensor) -> Tensor:
+    """Derivative with respect to vectors, from the one with respect to the unit vectors of ``normalise``; in place."""
+    return gradient.sub_((gradient * unit).sum(dim=1, keepdim=True) * unit).div_(lengths)
