@@ -1,8 +1,8 @@
 """Runs and relevance judgements in the formats of TREC and BEIR.
 
 Ids of polylens may contain spaces, so runs are written with tabs, and a line that has tabs is split at tabs alone;
-other lines are split at white space, as TREC does. An id may hold any character but tab, line feed and carriage
-return.
+other lines are split at spaces, as TREC does. A line that mixes both is refused: where it lacks a column, parts of an
+id would be taken for others. An id may hold any character but tab, line feed and carriage return.
 """
 
 from __future__ import annotations
@@ -25,6 +25,12 @@ Qrels = dict[str, dict[str, int]]
 TAG = "polylens"
 
 _HEADER = ("query-id", "corpus-id", "score")
+
+_NUMBER = re.compile(r" *[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)? *")
+"""Python takes ``1_0`` and the digits of other scripts as well."""
+
+_MAX_GRADE = 2**31 - 1
+"""What trec_eval holds a grade in."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,12 +90,12 @@ def read_qrels(path: Path) -> Qrels:
     order = [0, 1, 2]
     width = 0
     for line, columns in _rows(path, {3, 4}):
+        if not width and sorted(columns) == sorted(_HEADER):
+            order, width = [columns.index(name) for name in _HEADER], 3
+            continue
         width = width or len(columns)
         if len(columns) != width:
             raise InputError(f"{path}:{line}: {len(columns)} columns after lines of {width}")
-        if not qrels and set(columns) == set(_HEADER):
-            order = [columns.index(name) for name in _HEADER]
-            continue
         if width == 4:
             columns = [columns[0], columns[2], columns[3]]
         query, document, grade = (columns[place] for place in order)
@@ -111,7 +117,7 @@ def _rows(path: Path, widths: set[int]) -> Iterator[tuple[int, list[str]]]:
         with Path(path).open(encoding="utf-8-sig") as file:
             for line, text in enumerate(file, start=1):
                 text = text.rstrip("\n")
-                if text.strip():
+                if text.strip(" \t"):
                     yield line, _columns(text, widths, f"{path}:{line}")
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}") from error
@@ -120,9 +126,7 @@ def _rows(path: Path, widths: set[int]) -> Iterator[tuple[int, list[str]]]:
 
 
 def _columns(text: str, widths: set[int], where: str) -> list[str]:
-    columns = text.split("\t")
-    if len(columns) not in widths:
-        columns = re.split(r"[ \t]+", text.strip(" \t"))
+    columns = text.split("\t") if "\t" in text.strip(" \t") else re.split(" +", text.strip(" \t"))
     if len(columns) not in widths or not all(columns):
         allowed = " or ".join(map(str, sorted(widths)))
         raise InputError(f"{where}: {len(columns)} columns in {_short(text)}, expected {allowed}, separated by tabs")
@@ -130,19 +134,18 @@ def _columns(text: str, widths: set[int], where: str) -> list[str]:
 
 
 def _number(text: str, what: str) -> float:
-    try:
-        number = float(text)
-    except ValueError:
-        number = math.nan
+    number = float(text) if _NUMBER.fullmatch(text) else math.nan
     if not math.isfinite(number):
-        raise InputError(f"{what} {text!r} is not a finite number")
+        raise InputError(f"{what} {_short(text)} is not a finite number")
     return number
 
 
 def _grade(text: str, where: str) -> int:
     grade = _number(text, f"{where}: grade")
     if grade != int(grade):
-        raise InputError(f"{where}: grade {text!r} is not a whole number")
+        raise InputError(f"{where}: grade {_short(text)} is not a whole number")
+    if abs(grade) > _MAX_GRADE:
+        raise InputError(f"{where}: grade {_short(text)} is too large: at most {_MAX_GRADE} is allowed")
     return int(grade)
 
 

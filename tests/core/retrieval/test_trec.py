@@ -41,7 +41,7 @@ def test_ids_that_a_run_cannot_hold_are_refused(path, id):
 
 
 def test_runs_of_other_programs_are_read(path):
-    path.write_bytes(b"q1 Q0 d1 1 2.5 tag\r\n\r\nq1  Q0\td2 2 -1e-3 tag\nq2\tQ0\td 3\t1\t7\ta tag\n")
+    path.write_bytes(b"q1 Q0 d1 1 2.5 tag\r\n\r\nq1  Q0 d2 2 -1e-3 tag\nq2\tQ0\td 3\t1\t7\ta tag\n")
     assert read_run(path) == {"q1": {"d1": 2.5, "d2": -0.001}, "q2": {"d 3": 7.0}}
 
 
@@ -51,6 +51,9 @@ def test_runs_of_other_programs_are_read(path):
         ("q1 Q0 d1 1 2.5", "file:1: 5 columns in 'q1 Q0 d1 1 2.5', expected 6"),
         ("q1 Q0 d1 1 2 t\nq1 Q0 d 2 1 3 t", "file:2: 7 columns"),
         ("q1\tQ0\t\t1\t2\tt", "file:1: .* expected 6"),
+        ("q1 x\tQ0\td1\t1\t2.5", "file:1: 5 columns in 'q1 x.*expected 6"),
+        ("q1 Q0 d1 1 1_0 t", "file:1: score '1_0' is not a finite number"),
+        ("q1 Q0 d1 1 \u0663 t", "file:1: score '\u0663' is not a finite number"),
         ("q1 Q0 d1 1 high t", "file:1: score 'high' is not a finite number"),
         ("q1 Q0 d1 1 nan t", "file:1: score 'nan' is not a finite number"),
         ("q1 Q0 d1 1 2 t\nq1 Q0 d1 2 1 t", "file:2: document 'd1' is named twice for query 'q1'"),
@@ -92,6 +95,9 @@ def test_judgements_may_have_spaces_in_ids(path):
         ("q1 d1 1\nq1 0 d2 1", "file:2: 4 columns after lines of 3"),
         ("q1 d1 yes", "file:1: grade 'yes' is not a finite number"),
         ("q1 d1 0.5", "file:1: grade '0.5' is not a whole number"),
+        ("q1 d1 1e300", "file:1: grade '1e300' is too large"),
+        ("q1 d1 1\nquery-id corpus-id score", "file:2: grade 'score' is not a finite number"),
+        ("\x0c\nq1 d1 1", "file:1: 1 columns"),
         ("q1 d1 inf", "file:1: grade 'inf' is not a finite number"),
         ("q1 d1 1\nq2 d1 1\nq1 d1 0", "file:3: query 'q1', document 'd1' has grade 0, and 1 further up"),
     ],
