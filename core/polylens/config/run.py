@@ -108,6 +108,8 @@ class RunConfig:
         attn_implementation: ``sdpa``, ``eager`` or ``flash_attention_2``.
         options: of the model family, such as ``max_slice_nums``; see ``polylens plugins list --families``.
         training: any field of ``transformers.TrainingArguments``.
+        verify_gradient: before training, compare the gradient of a few pairs with a direct one, print the relative
+            error, and stop if it is large. The run itself stays the same, bit for bit.
     """
 
     model_plugin: str
@@ -122,3 +124,4 @@ class RunConfig:
     attn_implementation: str = "sdpa"
     options: dict[str, Any] = field(default_factory=dict)
     training: dict[str, Any] = field(default_factory=dict)
+    verify_gradient: bool = False

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
 from transformers import Trainer, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import ExportableState, PrinterCallback, ProgressCallback
@@ -28,6 +29,7 @@ from polylens.engine.saving import publish, read_objective_parameters, remove, s
 from polylens.engine.steps import BatchPlan, StepPlanner
 from polylens.engine.stream import MicroBatchStream
 from polylens.engine.training_module import TrainingModule
+from polylens.engine.verification import GradientCheck
 from polylens.engine.weights import reload_weights
 from polylens.errors import InputError
 
@@ -59,6 +61,7 @@ class PolylensTrainer(Trainer):
         card: written as ``polylens.json`` into every checkpoint.
         evaluator: measures the model, given its forward pass; called on every rank.
         low_memory: see ``accumulation_for``.
+        verify_gradient: check the gradient before the first step; see ``GradientCheck``.
     """
 
     def __init__(
@@ -70,8 +73,9 @@ class PolylensTrainer(Trainer):
         card: ModelCard,
         evaluator: Evaluator | None = None,
         low_memory: bool = False,
+        verify_gradient: bool = False,
     ) -> None:
-        self.low_memory = low_memory
+        self.low_memory, self.verify_gradient = low_memory, verify_gradient
         self.checkpoint, self.objective, self.card, self.evaluator = checkpoint, objective, card, evaluator
         self.folder = Path(str(args.output_dir))
         self.steps = StepNumbers(planner)
@@ -108,6 +112,9 @@ class PolylensTrainer(Trainer):
     def training_step(self, model: nn.Module, inputs: tuple[int, int], num_items_in_batch: Any = None) -> Tensor:
         """Forward and backward passes of one optimizer step, over all its global batches."""
         model.train()
+        if self.verify_gradient:
+            self.verify_gradient = False
+            self._verify_gradient(model, inputs)
         parts = self.stream.step(*inputs)
         total = torch.zeros((), device=self.args.device)
         for plan, result in self._gradients(model, parts):
@@ -132,6 +139,21 @@ class PolylensTrainer(Trainer):
                 results.append((plan, cache.step(micro_batches, plan.targets)))
                 self._check(results[-1][1])
         return results
+
+    def _verify_gradient(self, model: nn.Module, inputs: tuple[int, int]) -> None:
+        check = GradientCheck(
+            self.objective,
+            self.checkpoint.family,
+            self.steps.planner,
+            self.checkpoint.collator(),
+            self.args.device,
+            self._gradients,
+            self.accelerator.scaler,
+            half=self.args.bf16 or self.args.fp16 or self.checkpoint.model.dtype.itemsize == 2,
+        )
+        report = check.run(model, *inputs)
+        if self.is_world_process_zero():
+            tqdm.write(str(report))
 
     def _accumulation(self, model: nn.Module) -> Accumulation:
         scaled = self.accelerator if self.accelerator.scaler is not None else None

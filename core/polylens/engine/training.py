@@ -105,7 +105,16 @@ def train(config: RunConfig, evaluator: Callable[[Validation], Evaluator]) -> Tr
     planner = _planner(config, args, accumulation, data, preparer, objective)
     validation = _validation(config, args, checkpoint, card, data.documents) if config.data.validation else None
     measure = evaluator(validation) if validation else None
-    trainer = PolylensTrainer(checkpoint, objective, args, planner, card, measure, config.gradient_cache.low_memory)
+    trainer = PolylensTrainer(
+        checkpoint,
+        objective,
+        args,
+        planner,
+        card,
+        measure,
+        low_memory=config.gradient_cache.low_memory,
+        verify_gradient=config.verify_gradient,
+    )
     _write_run(config, args)
     outcome = trainer.train(resume_from_checkpoint=resume)
     return _finish(trainer, outcome.training_loss, config.training.get("load_best_model_at_end", True))
