@@ -16,7 +16,15 @@ from polylens.engine.distributed import world_size
 
 
 class Accumulation:
-    """One process, or a model that no wrapper synchronises: gradients add up in ``.grad``."""
+    """One process, or a model that no wrapper synchronises: gradients add up in ``.grad``.
+
+    Attributes:
+        keeps_graphs: whether several graphs may be made before the first backward.
+        last_forward_is_fresh: whether the last backward needs a forward of its own just before it.
+    """
+
+    keeps_graphs = True
+    last_forward_is_fresh = False
 
     def step(self) -> AbstractContextManager[Any]:
         """Holds all backward calls of an optimizer step."""
@@ -41,7 +49,12 @@ class ScaledAccumulation(Accumulation):
 
 
 class DataParallelAccumulation(Accumulation):
-    """DistributedDataParallel: ranks are synchronised in the last backward call alone."""
+    """DistributedDataParallel: ranks are synchronised in the last backward call alone.
+
+    Its forward is what prepares that.
+    """
+
+    last_forward_is_fresh = True
 
     def __init__(self, model: DistributedDataParallel, accelerator: Any = None) -> None:
         self._model, self._accelerator = model, accelerator
@@ -75,11 +88,13 @@ class CoalescedAccumulation(Accumulation):
 class BoundaryAccumulation(Accumulation):
     """DeepSpeed with accumulation boundaries: ZeRO 0, and the low-memory mode of ZeRO 2 and 3.
 
-    Gradients stay partitioned at the price of one reduction per micro-batch on ZeRO 2 and 3.
+    Gradients stay partitioned at the price of one reduction per micro-batch on ZeRO 2 and 3. On ZeRO-3 a backward
+    after the forward of another micro-batch is silently wrong (measured, DeepSpeed 0.19.8).
     """
 
     def __init__(self, engine: Any) -> None:
         self._engine = engine
+        self.keeps_graphs = engine.zero_optimization_stage() < 3
 
     def backward(self, loss: Tensor, last: bool) -> None:
         self._engine.set_gradient_accumulation_boundary(last)
@@ -96,6 +111,7 @@ class Part(Accumulation):
 
     def __init__(self, whole: Accumulation, *, share: float, last: bool) -> None:
         self._whole, self._share, self._last = whole, share, last
+        self.keeps_graphs, self.last_forward_is_fresh = whole.keeps_graphs, whole.last_forward_is_fresh
 
     def micro_batch(self, last: bool) -> AbstractContextManager[Any]:
         return self._whole.micro_batch(last and self._last)

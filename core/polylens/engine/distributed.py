@@ -45,6 +45,17 @@ def sum_tensor(value: Tensor) -> Tensor:
     return value
 
 
+def least(values: list[int]) -> list[int]:
+    """The least of each value over ranks."""
+    if world_size() == 1:
+        return values
+    smallest = torch.tensor(values)
+    if dist.get_backend() != "gloo":
+        smallest = smallest.to(torch.accelerator.current_accelerator())
+    dist.all_reduce(smallest, op=dist.ReduceOp.MIN)
+    return smallest.tolist()
+
+
 def sum_counts(counts: Mapping[str, float]) -> dict[str, float]:
     """Counts summed over ranks; a name that some rank lacks counts as 0 there."""
     total: dict[str, float] = {}

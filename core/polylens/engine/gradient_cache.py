@@ -8,6 +8,7 @@ micro-batch at a time and feeds those gradients back. The sum over micro-batches
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -16,31 +17,21 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor
 
-from polylens.contracts import Coupled, Objective, Outputs, Representation
+from polylens.contracts import Coupled, Objective, Representation
 from polylens.engine import distributed
 from polylens.engine.accumulation import Accumulation
+from polylens.engine.encoded import Encoded, Encoder, Named, surrogate
 from polylens.engine.exchange import Gathered, gather, return_gradients
+from polylens.engine.frozen import FrozenOutputs
+from polylens.engine.graph_memory import GraphBudget
 from polylens.engine.random_state import RandomState
 
 M = TypeVar("M")
-Forward = Callable[[Any, Mapping[str, float] | None], "Encoded"]
+Forward = Callable[[Any, Mapping[str, float] | None], Encoded]
 
-
-@dataclass  # without slots: ZeRO-3 looks for tensors in the ``vars`` of what a module returns
-class Encoded:
-    """What the forward pass of a micro-batch gives the gradient cache.
-
-    Attributes:
-        representations: name -> vectors of this micro-batch.
-        normalisers: counts that the additive loss of the whole batch is divided by, this micro-batch's share.
-        additive: the additive part of the loss, if the objective has one and the normalisers were known.
-        parameters: current values of the objective's own parameters, attached to their graph.
-    """
-
-    representations: dict[str, Representation]
-    normalisers: dict[str, float] = field(default_factory=dict)
-    additive: Tensor | None = None
-    parameters: dict[str, Tensor] = field(default_factory=dict)
+MAX_DEVIATION = 0.1
+"""Largest relative difference between the vectors of both passes: above the rounding of half precision, and far below
+what another dropout mask does."""
 
 
 @dataclass(slots=True)
@@ -71,9 +62,12 @@ class GradientCache(Generic[M]):
         objective: what is minimised.
         accumulation: how backward calls add up; by default in ``.grad`` of one process. With several ranks it must
             be given, ``accumulation_for(model)`` for a DDP or DeepSpeed model that ``encode`` calls.
+        graph_bytes: device memory for graphs kept from the first pass: micro-batches that need no second forward.
+        frozen: keeps what frozen modules give in the first pass; the same object in every step.
 
     Raises:
-        ValueError: there are several ranks, and nothing says how their gradients are summed.
+        ValueError: there are several ranks, and nothing says how their gradients are summed; or graphs are to be kept
+            under ZeRO-3 with accumulation boundaries, which would be silently wrong.
 
     >>> from torch import nn
     >>> from polylens.objectives.contrastive import Contrastive
@@ -86,18 +80,36 @@ class GradientCache(Generic[M]):
     """
 
     def __init__(
-        self, encode: Callable[[M], Any], objective: Objective, *, accumulation: Accumulation | None = None
+        self,
+        encode: Callable[[M], Any],
+        objective: Objective,
+        *,
+        accumulation: Accumulation | None = None,
+        graph_bytes: int = 0,
+        frozen: FrozenOutputs | None = None,
     ) -> None:
         if accumulation is None and distributed.world_size() > 1:
             raise ValueError("several ranks: pass accumulation=accumulation_for(model), or gradients would be wrong")
         self.objective = objective
         self.accumulation = accumulation or Accumulation()
-        self._forward: Forward = _Simple(encode, objective)
+        self.graph_bytes, self.frozen = graph_bytes, frozen
+        if graph_bytes and not self.accumulation.keeps_graphs:
+            raise ValueError("ZeRO-3 with accumulation boundaries cannot keep graphs: pass graph_bytes=0")
+        self._forward: Forward = Encoder(encode, objective)
 
     @classmethod
-    def of_module(cls, module: Forward, objective: Objective, accumulation: Accumulation) -> GradientCache[Any]:
+    def of_module(
+        cls,
+        module: Forward,
+        objective: Objective,
+        accumulation: Accumulation,
+        *,
+        graph_bytes: int = 0,
+        frozen: FrozenOutputs | None = None,
+    ) -> GradientCache[Any]:
         """A cache whose forward pass, normalisers included, lies inside a (wrapped) ``TrainingModule``."""
-        cache = cls(module, objective, accumulation=accumulation)  # type: ignore[arg-type]
+        options: dict[str, Any] = {"accumulation": accumulation, "graph_bytes": graph_bytes, "frozen": frozen}
+        cache = cls(module, objective, **options)  # type: ignore[arg-type]
         cache._forward = module
         return cache
 
@@ -109,37 +121,71 @@ class GradientCache(Generic[M]):
                 under distributed training the same number on every rank. Or a mapping from the name of a
                 representation to the micro-batches that give it.
             targets: what the objective needs to know of the global batch; see ``Objective.coupled``.
+
+        Raises:
+            RuntimeError: a micro-batch gave other vectors the second time.
         """
         passes: Iterable[Any] = micro_batches
         if isinstance(micro_batches, Mapping):
-            passes = [_Named(str(name), part) for name, parts in micro_batches.items() for part in parts]
+            passes = [Named(str(name), part) for name, parts in micro_batches.items() for part in parts]
         elif not self.objective.is_coupled:
             passes = list(micro_batches)
-        first = self._first_pass(passes)
-        gathered = gather(first.representations)
-        coupled = self._couple(gathered, targets, first.parameters)
-        cotangents = return_gradients(gathered, coupled.gradients)
-        shares = {name: distributed.sum_tensor(g) for name, g in coupled.parameter_gradients.items()}
-        additive = self._second_pass(passes, first, cotangents, shares)
+        with self.frozen.step() if self.frozen else contextlib.nullcontext():
+            first = self._first_pass(passes)
+            gathered = gather(first.representations)
+            coupled = self._couple(gathered, targets, first.parameters)
+            cotangents = return_gradients(gathered, coupled.gradients)
+            shares = {name: distributed.sum_tensor(g) for name, g in coupled.parameter_gradients.items()}
+            additive = self._second_pass(passes, first, _Returned(gathered, cotangents, shares))
         loss = distributed.sum_tensor(coupled.loss.detach().to(additive.device) + additive)
         metrics = {name: float(distributed.sum_tensor(value.detach())) for name, value in coupled.metrics.items()}
         return StepResult(loss, metrics, {**gathered.counts, **first.normalisers})
 
     def _first_pass(self, micro_batches: Iterable[Any]) -> _FirstPass:
         """Representations and normalisers of every micro-batch, and the random state that each one started from."""
-        first = _FirstPass()
-        for micro_batch in micro_batches:
+        first, budget = _FirstPass(), GraphBudget(self.graph_bytes if self._can_keep_graphs else 0)
+        for i, micro_batch in enumerate(micro_batches):
             if not self.objective.is_coupled:
-                counts = self.objective.normalisers(micro_batch)
-                first.add(Encoded({}, normalisers=counts), None)
+                first.add(Encoded({}, normalisers=self.objective.normalisers(micro_batch)), None, None)
                 continue
             state = RandomState.capture()
-            with torch.no_grad():
-                first.add(self._forward(micro_batch, None), state)
-        if not first.states:
+            if budget.allows_another:
+                encoded, fits = self._with_graph(micro_batch, budget)
+            else:
+                encoded, fits = self._without_graph(micro_batch, i), False
+            first.add(encoded, state, encoded if fits else None)
+        if not first.parts:
             raise ValueError("a step needs at least one micro-batch on every rank")
+        self._agree(first)
         first.normalisers = distributed.sum_counts(first.normalisers)
         return first
+
+    @property
+    def _can_keep_graphs(self) -> bool:
+        """A graph of the first pass lacks the additive loss, whose normalisers are known after it."""
+        return type(self.objective).additive is Objective.additive
+
+    def _with_graph(self, micro_batch: Any, budget: GraphBudget) -> tuple[Encoded, bool]:
+        with self.accumulation.micro_batch(last=False):
+            return budget.spend(lambda: self._forward(micro_batch, None))
+
+    def _without_graph(self, micro_batch: Any, number: int) -> Encoded:
+        with torch.no_grad(), self.frozen.recording(number) if self.frozen else contextlib.nullcontext():
+            return self._forward(micro_batch, None)
+
+    def _agree(self, first: _FirstPass) -> None:
+        """Every rank keeps the same graphs and frozen outputs: ZeRO-3 needs the same calls of all."""
+        graphs = sum(part.graph is not None for part in first.parts)
+        if self.accumulation.last_forward_is_fresh:
+            graphs = min(graphs, len(first.parts) - 1)
+        recorded = self.frozen.recorded if self.frozen else range(0)
+        if self.graph_bytes or self.frozen:
+            graphs, stop, start = distributed.least([graphs, recorded.stop, -recorded.start])
+            recorded = range(-start, stop)
+        for part in first.parts[graphs:]:
+            part.graph = None
+        if self.frozen:
+            self.frozen.forget(recorded)
 
     def _couple(self, gathered: Gathered, targets: Any, parameters: Mapping[str, Tensor]) -> Coupled:
         if not self.objective.is_coupled:
@@ -147,29 +193,58 @@ class GradientCache(Generic[M]):
         with torch.no_grad():
             return self.objective.coupled(gathered.values, gathered.own, targets, parameters)
 
-    def _second_pass(
-        self,
-        micro_batches: Iterable[Any],
-        first: _FirstPass,
-        cotangents: Mapping[str, Tensor],
-        parameter_gradients: Mapping[str, Tensor],
-    ) -> Tensor:
-        """Backward of every micro-batch; returns this rank's additive loss.
+    def _second_pass(self, micro_batches: Iterable[Any], first: _FirstPass, returned: _Returned) -> Tensor:
+        """Backward of every micro-batch, kept graphs before all others; returns this rank's additive loss.
 
         The objective's parameters take part in every backward, their gradient in the last one alone.
         """
-        offsets = dict.fromkeys(cotangents, 0)
+        kept = [part for part in first.parts if part.graph is not None]
+        left = len(first.parts)
         additive = torch.zeros(())
         with self.accumulation.step():
-            for i, (micro_batch, state) in enumerate(zip(micro_batches, first.states, strict=True)):
-                last = i == len(first.states) - 1
-                with self.accumulation.micro_batch(last), _replayed(state):
-                    encoded = self._forward(micro_batch, first.normalisers)
-                    loss = _surrogate(encoded, cotangents, offsets, parameter_gradients if last else {})
-                    self.accumulation.backward(loss, last)
+            for part in reversed(kept):
+                left -= 1
+                with self.accumulation.micro_batch(last=left == 0):
+                    additive = additive.to(self._backward(part.graph, part, returned, left == 0))
+                part.graph = None
+            for i, (micro_batch, part) in enumerate(zip(micro_batches, first.parts, strict=True)):
+                if i < len(kept):
+                    continue
+                left -= 1
+                with self.accumulation.micro_batch(last=left == 0), _replayed(part.state):
+                    encoded = self._repeat(micro_batch, i, first.normalisers)
+                    returned.compare(encoded, part.starts)
+                    additive = additive.to(self._backward(encoded, part, returned, left == 0))
                 if encoded.additive is not None:
-                    additive = additive.to(loss.device) + encoded.additive.detach()
-        return additive.to(loss.device)
+                    additive = additive + encoded.additive.detach()
+        returned.check()
+        return additive
+
+    def _repeat(self, micro_batch: Any, number: int, normalisers: Mapping[str, float]) -> Encoded:
+        with self.frozen.replaying(number) if self.frozen else contextlib.nullcontext():
+            return self._forward(micro_batch, normalisers)
+
+    def _backward(self, encoded: Encoded | None, part: _Part, returned: _Returned, last: bool) -> torch.device:
+        assert encoded is not None
+        cotangents = returned.of(encoded, part.starts)
+        loss = surrogate(encoded, cotangents, returned.parameters if last else None)
+        self.accumulation.backward(loss, last)
+        return loss.device
+
+
+@dataclass(slots=True)
+class _Part:
+    """What the first pass leaves of a micro-batch.
+
+    Attributes:
+        starts: name -> place of its first vector among those of this rank.
+        state: of the generators before its forward pass.
+        graph: its forward pass, if that need not be repeated.
+    """
+
+    starts: dict[str, int]
+    state: RandomState | None
+    graph: Encoded | None
 
 
 @dataclass(slots=True)
@@ -177,80 +252,61 @@ class _FirstPass:
     representations: dict[str, list[Representation]] = field(default_factory=dict)
     normalisers: dict[str, float] = field(default_factory=dict)
     parameters: dict[str, Tensor] = field(default_factory=dict)
-    states: list[RandomState | None] = field(default_factory=list)
+    parts: list[_Part] = field(default_factory=list)
+    lengths: dict[str, int] = field(default_factory=dict)
 
-    def add(self, encoded: Encoded, state: RandomState | None) -> None:
-        self.states.append(state)
+    def add(self, encoded: Encoded, state: RandomState | None, graph: Encoded | None) -> None:
+        self.parts.append(_Part(dict.fromkeys(encoded.representations, 0) | self.lengths, state, graph))
         self.parameters = {name: value.detach() for name, value in encoded.parameters.items()}
         for name, made in encoded.representations.items():
-            self.representations.setdefault(name, []).append(made)
+            detached = Representation(made.values.detach(), made.positions)
+            self.representations.setdefault(name, []).append(detached)
+            self.lengths[name] = self.lengths.get(name, 0) + len(made.values)
         for name, count in encoded.normalisers.items():
             self.normalisers[name] = self.normalisers.get(name, 0.0) + count
 
 
-@dataclass(slots=True)
-class _Named:
-    """A micro-batch that gives one representation."""
+class _Returned:
+    """What comes back to this rank for its second pass.
 
-    name: str
-    content: Any
+    Args:
+        cotangents: name -> [n, D], gradients of this rank's vectors.
+        parameters: of the objective, their gradients.
+    """
 
+    def __init__(self, gathered: Gathered, cotangents: Mapping[str, Tensor], parameters: Mapping[str, Tensor]) -> None:
+        self._gathered, self._cotangents = gathered, cotangents
+        # every rank holds the whole gradient of the objective's parameters, and ranks are summed
+        self.parameters = {name: gradient / distributed.world_size() for name, gradient in parameters.items()}
+        like = next(iter(cotangents.values()), torch.zeros(()))
+        self._squares = like.new_zeros(2, dtype=torch.float32)  # of differences between the passes, and of vectors
 
-class _Simple:
-    """Brings what a user's ``encode`` returns into one form."""
+    def of(self, encoded: Encoded, starts: Mapping[str, int]) -> dict[str, Tensor]:
+        """The gradients of a micro-batch's vectors."""
+        return {
+            name: self._cotangents[name][starts[name] : starts[name] + len(made.values)]
+            for name, made in encoded.representations.items()
+        }
 
-    def __init__(self, encode: Callable[[Any], Any], objective: Objective) -> None:
-        self._encode, self._objective = encode, objective
+    def compare(self, encoded: Encoded, starts: Mapping[str, int]) -> None:
+        """Note how far the vectors of the second pass are from those of the first, without waiting for the device."""
+        for name, made in encoded.representations.items():
+            places = self._gathered.own[name][starts[name] : starts[name] + len(made.values)]
+            before = self._gathered.values[name][places]
+            self._squares += torch.stack([(made.values.detach() - before).square().sum(), before.square().sum()])
 
-    def __call__(self, micro_batch: Any, normalisers: Mapping[str, float] | None) -> Encoded:
-        named = isinstance(micro_batch, _Named)
-        made = self._encode(micro_batch.content if named else micro_batch)
-        parameters = {name: parameter * 1 for name, parameter in self._objective.parameters().items()}
-        if isinstance(made, Outputs):
-            return encoded_outputs(made, micro_batch, self._objective, normalisers, parameters)
-        values = {micro_batch.name: made} if named else made
-        if not isinstance(values, Mapping):
-            raise TypeError("encode returned a tensor, so step() needs a mapping from names to micro-batches")
-        found = {n: v if isinstance(v, Representation) else Representation(v) for n, v in values.items()}
-        return Encoded(found, parameters=parameters)
-
-
-def encoded_outputs(
-    outputs: Outputs,
-    batch: Any,
-    objective: Objective,
-    normalisers: Mapping[str, float] | None,
-    parameters: dict[str, Tensor],
-) -> Encoded:
-    """What an objective takes from a model's outputs; the additive part only once the normalisers are known."""
-    return Encoded(
-        objective.representations(outputs, batch) if objective.is_coupled else {},
-        normalisers=objective.normalisers(batch),
-        additive=None if normalisers is None else objective.additive(outputs, batch, normalisers),
-        parameters=parameters,
-    )
+    def check(self) -> None:
+        """Refuse gradients that belong to other vectors than those that were computed."""
+        if not self._cotangents:
+            return
+        away, total = distributed.sum_tensor(self._squares).tolist()
+        if not away <= MAX_DEVIATION**2 * total:
+            raise RuntimeError(
+                f"the second forward pass gave other vectors than the first (relative difference "
+                f"{math.sqrt(away / total) if total else math.nan:.2g}): the encoder keeps a state between calls, or "
+                "draws random numbers from a generator of its own, so its gradient cannot be computed in two passes"
+            )
 
 
 def _replayed(state: RandomState | None) -> AbstractContextManager[None]:
     return state.replayed() if state is not None else contextlib.nullcontext()
-
-
-def _surrogate(
-    encoded: Encoded,
-    cotangents: Mapping[str, Tensor],
-    offsets: dict[str, int],
-    parameter_gradients: Mapping[str, Tensor],
-) -> Tensor:
-    """A scalar whose gradient is that of the loss with respect to what this micro-batch contributes."""
-    terms = [] if encoded.additive is None else [encoded.additive]
-    for name, made in encoded.representations.items():
-        start = offsets[name]
-        offsets[name] = start + len(made.values)
-        terms.append((made.values * cotangents[name][start : offsets[name]].to(made.values.dtype)).sum())
-    for name, value in encoded.parameters.items():
-        gradient = parameter_gradients.get(name)
-        share = 1 / distributed.world_size()  # every rank holds the whole gradient, and ranks are summed
-        terms.append((value * (gradient * share if gradient is not None else 0.0)).sum())
-    if not terms:
-        raise ValueError("a micro-batch gave no representation; one without vectors gives a tensor of shape [0, D]")
-    return torch.stack(terms).sum() if len(terms) > 1 else terms[0]

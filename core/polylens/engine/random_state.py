@@ -22,6 +22,11 @@ class RandomState:
         device = torch.get_device_module().get_rng_state() if torch.accelerator.is_available() else None
         return cls(torch.get_rng_state(), device)
 
+    def equals(self, other: RandomState) -> bool:
+        """Whether both draw the same numbers."""
+        same = self.device is None or other.device is None or torch.equal(self.device, other.device)
+        return same and torch.equal(self.cpu, other.cpu)
+
     def restore(self) -> None:
         torch.set_rng_state(self.cpu)
         if self.device is not None:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from polylens.contracts import Batch, Objective
-from polylens.engine.gradient_cache import Encoded, encoded_outputs
+from polylens.engine.encoded import Encoded, encoded_outputs
 
 
 class ObjectiveParameters(nn.Module):
