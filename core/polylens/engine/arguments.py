@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +14,8 @@ from transformers import TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import get_last_checkpoint
 
-from polylens.config.deepspeed import check_deepspeed
-from polylens.config.run import RunConfig
+from polylens.config.deepspeed import Precision, check_deepspeed, precision_of, zero_stage
+from polylens.config.run import GradientCacheConfig, RunConfig
 from polylens.errors import InputError
 
 _DEFAULTS: dict[str, Any] = {
@@ -34,6 +36,14 @@ _DEEPSPEED_AUTO: dict[str, Any] = {
     "fp16": {"enabled": "auto"},
 }
 
+
+_ACCELERATE = {
+    "ACCELERATE_USE_FSDP": "--use_fsdp is not supported: its gradients were not checked; use --deepspeed with ZeRO-3",
+    "ACCELERATE_USE_MEGATRON_LM": "--use_megatron_lm is not supported; use --deepspeed with ZeRO-3",
+    "ACCELERATE_USE_PARALLELISM_CONFIG": "parallelism_config is not supported; use --deepspeed with ZeRO-3",
+    "ACCELERATE_DYNAMO_BACKEND": "--dynamo_backend is not supported: dropout could not be replayed in the second pass",
+}
+"""Variables that accelerate sets and Trainer obeys."""
 
 _COMPILE = "dropout could not be replayed in the second pass"
 _ONE_STEP = "a step of the gradient cache has micro-batches of its own; see gradient_cache.micro_batch_tokens"
@@ -78,10 +88,16 @@ def training_arguments(config: RunConfig) -> tuple[TrainingArguments, int]:
             raise InputError(f"{name} is not supported: {reason}")
     if accumulation < 1:
         raise InputError(f"gradient_accumulation_steps is {accumulation}; it must be at least 1")
-    if os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true" and not given.get("deepspeed"):
-        raise InputError("accelerate launch --use_deepspeed: give the configuration with --deepspeed FILE as well")
+    _take_from_accelerate(given)
+    precision = _precision(given)
     if given.get("deepspeed"):
-        given["deepspeed"] = _deepspeed(given["deepspeed"])
+        given["deepspeed"] = _deepspeed(
+            given["deepspeed"], precision, given.get("optim", "adamw_torch_fused"), accumulation, config.gradient_cache
+        )
+        precision = precision_of(given["deepspeed"], precision)
+    if precision == "fp16":
+        _check_fp16()
+    _take_checkpointing(given)
     if not torch.accelerator.is_available():
         given["use_cpu"] = True  # without it, ranks on CPUs would not find each other
     try:
@@ -91,6 +107,51 @@ def training_arguments(config: RunConfig) -> tuple[TrainingArguments, int]:
     if args.deepspeed:
         _start_deepspeed()
     return args, accumulation
+
+
+def _take_from_accelerate(given: dict[str, Any]) -> None:
+    """What ``accelerate launch`` says through the environment, where nothing else would see it."""
+    for variable, option in _ACCELERATE.items():
+        if os.environ.get(variable, "false").lower() not in ("false", "no"):
+            raise InputError(f"accelerate launch: {option}")
+    if os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true" and not given.get("deepspeed"):
+        raise InputError("accelerate launch --use_deepspeed: give the configuration with --deepspeed FILE as well")
+    wanted = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+    if wanted == "fp8":
+        raise InputError("accelerate launch --mixed_precision fp8 is not supported; use bf16")
+    if wanted != "no" and not given.get("deepspeed"):
+        given.setdefault(wanted, not (given.get("bf16") or given.get("fp16")))
+
+
+def _precision(given: Mapping[str, Any]) -> Precision:
+    return "bf16" if given.get("bf16") else "fp16" if given.get("fp16") else "float32"
+
+
+def _check_fp16() -> None:
+    if not torch.accelerator.is_available():
+        raise InputError("fp16 needs an accelerator: use --bf16 on CPUs, or neither")
+
+
+def _take_checkpointing(given: dict[str, Any]) -> None:
+    """Activation checkpointing, in the form that is right here.
+
+    The reentrant one gives no gradient to a module whose inputs need none, such as a vision tower behind pixels.
+    """
+    name = "gradient_checkpointing_kwargs"
+    name = name if given.get(name) else "activation_checkpointing_kwargs"
+    options = given.get(name)
+    if isinstance(options, str):
+        try:
+            options = json.loads(options)
+        except ValueError as error:
+            raise InputError(f"{name} is not JSON: {error}") from error
+    if not options:
+        return
+    if options.get("use_reentrant"):
+        raise InputError(f"{name}: use_reentrant gives no gradient to layers that read pixels; leave it out")
+    if options.get("preserve_rng_state") is False:
+        raise InputError(f"{name}: without preserve_rng_state dropout differs in the recomputed pass; leave it out")
+    given[name] = {"use_reentrant": False, **options}
 
 
 def _validation_defaults(given: dict[str, Any]) -> dict[str, Any]:
@@ -121,11 +182,23 @@ def _free_port() -> str:
         return str(listener.getsockname()[1])
 
 
-def _deepspeed(value: Any) -> dict[str, Any]:
-    config = {**_DEEPSPEED_AUTO, **check_deepspeed(value)}
+def _deepspeed(
+    value: Any,
+    precision: Precision = "float32",
+    optimizer: str = "adamw_torch_fused",
+    accumulation: int = 1,
+    cache: GradientCacheConfig | None = None,
+) -> dict[str, Any]:
+    config = {**_DEEPSPEED_AUTO, **check_deepspeed(value, precision, optimizer)}
+    steps = config["gradient_accumulation_steps"]
+    if steps not in ("auto", 1, accumulation):
+        raise InputError(f"deepspeed: /gradient_accumulation_steps is {steps}, and the run's own is {accumulation}")
+    config["gradient_accumulation_steps"] = "auto"  # accumulation lies inside the step
     zero = dict(config.get("zero_optimization", {}))
-    if zero.get("stage") == 3:
+    if zero_stage(config) == 3:
         zero.setdefault("stage3_gather_16bit_weights_on_model_save", True)  # checkpoints are whole model folders
+    if cache is not None and cache.low_memory and zero_stage(config) > 1:
+        config.setdefault("data_types", {"grad_accum_dtype": "fp32"})  # micro-batches add up in bf16 otherwise
     return {**config, "zero_optimization": zero}
 
 

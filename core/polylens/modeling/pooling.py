@@ -29,7 +29,11 @@ def pool(hidden: Tensor, mask: Tensor, how: Pooling) -> Tensor:
     >>> pool(states, torch.tensor([[True, True, False]]), "last")
     tensor([[4.]])
     """
-    wide = hidden.to(torch.promote_types(hidden.dtype, torch.float32))
+    with torch.autocast(hidden.device.type, enabled=False):  # which would compute the weighted means in 16 bits
+        return _pool(hidden.to(torch.promote_types(hidden.dtype, torch.float32)), mask, how)
+
+
+def _pool(wide: Tensor, mask: Tensor, how: Pooling) -> Tensor:
     if how in ("last", "cls"):
         order = mask.long().cumsum(dim=1)
         wanted = order[:, -1:] if how == "last" else torch.ones_like(order[:, -1:])

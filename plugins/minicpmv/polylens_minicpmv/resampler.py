@@ -69,7 +69,8 @@ class Resampler(nn.Module):
         """
         value = self.ln_kv(self.kv_proj(features))
         key = value + self._key_positions(grids, value)
-        query = (self.ln_q(self.query) + self.pos_embed).expand(len(features), -1, -1)
+        positions = self.pos_embed.to(self.query.dtype)  # a buffer, which DeepSpeed keeps in float32
+        query = (self.ln_q(self.query) + positions).expand(len(features), -1, -1)
         mask = length_mask([height * width for height, width in grids], features.device)
         return self.ln_post(self.attn(query, key, value, mask)) @ self.proj
 

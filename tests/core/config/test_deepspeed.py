@@ -58,3 +58,52 @@ def test_a_broken_file_is_named(text, message, tmp_path):
 def test_a_missing_file_is_named():
     with pytest.raises(InputError, match=r"cannot read the DeepSpeed file 'none\.json': No such file"):
         check_deepspeed("none.json")
+
+
+def zero(stage: int, **more) -> dict:
+    return {"zero_optimization": {"stage": stage, **more}}
+
+
+CPU, NVME = {"device": "cpu"}, {"device": "nvme", "nvme_path": "/tmp"}
+REFUSED = {
+    "/zero_optimization is a JSON object, not 3": ({"zero_optimization": 3}, {}),
+    "/zero_optimization/stage is '3'; it must be 0, 1, 2 or 3": (zero("3"), {}),  # type: ignore[arg-type]
+    "/zero_optimization/offload_optimizer/device: nvme was not checked": (zero(3, offload_optimizer=NVME), {}),
+    "/zero_optimization/offload_param/device: nvme was not checked": (zero(3, offload_param=NVME), {}),
+    "/zero_optimization/offload_param: it has no effect on ZeRO-2; it works on 3": (zero(2, offload_param=CPU), {}),
+    "/zero_optimization/offload_optimizer: it has no effect on ZeRO-0": (zero(0, offload_optimizer=CPU), {}),
+    "--optim sgd would become Adam without a word": (zero(2, offload_optimizer=CPU), {"optimizer": "sgd"}),
+    "on stage 0 with bf16, DeepSpeed sums micro-batches in bfloat16": (zero(0), {"precision": "bf16"}),
+    "on stage 0 with fp16, DeepSpeed divides gradients by a loss scale": (zero(0) | {"fp16": {"enabled": True}}, {}),
+    "/data_types/grad_accum_dtype: on ZeRO-1 with bf16": (
+        zero(1) | {"data_types": {"grad_accum_dtype": "fp32"}},
+        {"precision": "bf16"},
+    ),
+    "/amp: Apex": ({"amp": {"enabled": True}}, {}),
+    "/torch_autocast/enabled: its gradients were not checked": ({"torch_autocast": {"enabled": True}}, {}),
+    "/zero_optimization/zenflow: it delays": (zero(2, zenflow={}), {}),
+    "/managed_gradient_accumulation: the engine says itself": ({"managed_gradient_accumulation": False}, {}),
+}
+
+
+@pytest.mark.parametrize("message", REFUSED)
+def test_ways_in_which_the_gradient_would_be_wrong_are_refused(message):
+    config, run = REFUSED[message]
+    with pytest.raises(InputError) as error:
+        check_deepspeed(config, **run)
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("config", "run"),
+    [
+        (zero(3, offload_optimizer=CPU, offload_param=CPU), {"precision": "bf16"}),
+        (zero(1, offload_optimizer=CPU) | {"data_types": {"grad_accum_dtype": "fp32"}}, {"precision": "bf16"}),
+        (zero(2, offload_optimizer=CPU) | {"zero_force_ds_cpu_optimizer": False}, {"optimizer": "sgd"}),
+        (zero(2, offload_optimizer={"device": "none"}), {"optimizer": "sgd"}),
+        (zero(0) | {"bf16": {"enabled": False}}, {"precision": "bf16"}),
+        ({"torch_autocast": {"enabled": False}}, {}),
+    ],
+)
+def test_what_is_right_is_let_through(config, run):
+    assert check_deepspeed(config, **run) == {"gradient_clipping": "auto", **config}

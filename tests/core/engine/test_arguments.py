@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from polylens.config.run import DataConfig, RunConfig
+from polylens.config.run import DataConfig, GradientCacheConfig, RunConfig
 from polylens.engine.arguments import _deepspeed, checkpoint_to_resume, training_arguments
 from polylens.errors import InputError
 
@@ -31,6 +31,17 @@ REFUSED = {
     "auto_find_batch_size is not supported": {"auto_find_batch_size": True},
     "gradient_accumulation_steps is 0; it must be at least 1": {"gradient_accumulation_steps": 0},
     "training arguments: .*epochs": {"eval_strategy": "epochs"},
+    "fp16 needs an accelerator": {"fp16": True},
+    "activation_checkpointing_kwargs: use_reentrant gives no gradient": {
+        "activation_checkpointing_kwargs": {"use_reentrant": True}
+    },
+    "gradient_checkpointing_kwargs: without preserve_rng_state": {
+        "gradient_checkpointing_kwargs": '{"preserve_rng_state": false}'
+    },
+    "/gradient_accumulation_steps is 4, and the run's own is 2": {
+        "deepspeed": {"gradient_accumulation_steps": 4},
+        "gradient_accumulation_steps": 2,
+    },
     r"/optimizer: .*; /scheduler: ": {"deepspeed": {"optimizer": {}, "scheduler": {}}},
 }
 
@@ -51,6 +62,32 @@ def test_deepspeed_of_accelerate_alone_is_refused(tmp_path, monkeypatch):
     monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
     with pytest.raises(InputError, match="give the configuration with --deepspeed FILE as well"):
         training_arguments(config(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "message"),
+    [
+        ("ACCELERATE_USE_FSDP", "true", "--use_fsdp is not supported"),
+        ("ACCELERATE_DYNAMO_BACKEND", "INDUCTOR", "--dynamo_backend is not supported"),
+        ("ACCELERATE_MIXED_PRECISION", "fp8", "fp8 is not supported"),
+    ],
+)
+def test_what_accelerate_would_do_behind_the_run_is_refused(tmp_path, monkeypatch, variable, value, message):
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(InputError, match=message):
+        training_arguments(config(tmp_path))
+
+
+def test_the_precision_of_accelerate_is_the_run_s(tmp_path, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    monkeypatch.setenv("ACCELERATE_DYNAMO_BACKEND", "no")
+    args, _ = training_arguments(config(tmp_path))
+    assert args.bf16
+
+
+def test_checkpointing_is_never_reentrant(tmp_path):
+    args, _ = training_arguments(config(tmp_path, activation_checkpointing_kwargs={"every_n_layers": 2}))
+    assert args.activation_checkpointing_kwargs == {"use_reentrant": False, "every_n_layers": 2}
 
 
 def test_accumulation_is_the_engine_s_own(tmp_path):
@@ -98,6 +135,12 @@ def test_deepspeed_gets_what_trainer_knows():
     assert found["bf16"] == found["fp16"] == {"enabled": "auto"}
     assert found["zero_allow_untested_optimizer"] is True
     assert found["zero_optimization"] == {"stage": 2}
+
+
+@pytest.mark.parametrize(("stage", "found"), [(1, None), (2, {"grad_accum_dtype": "fp32"})])
+def test_gradients_that_are_kept_partitioned_add_up_in_float32(stage, found):
+    cache = GradientCacheConfig(low_memory=True)
+    assert _deepspeed({"zero_optimization": {"stage": stage}}, cache=cache).get("data_types") == found
 
 
 @pytest.mark.parametrize("given", [None, False])
