@@ -11,13 +11,11 @@ with an error if the list lacks an entry point that the script reads.
 from __future__ import annotations
 
 import argparse
-import os
-import resource
-import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
+
+from commands import CommandCost, compiled, cost, least, output
 
 SCRIPT = """
 from importlib.metadata import entry_points
@@ -37,49 +35,28 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=30)
     rounds = parser.parse_args().rounds
-    with tempfile.TemporaryDirectory() as compiled:
-        environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
-        environment["PYTHONPYCACHEPREFIX"] = compiled
-        _check_list(environment)
-        best = _best(environment, rounds)
-    for name, (seconds, wall) in best.items():
-        print(f"{name:<22} {seconds * 1e3:6.1f} ms processor {wall * 1e3:6.1f} ms wall")
+    with tempfile.TemporaryDirectory() as folder:
+        environment = compiled(folder)
+        _check_list({name: output(command, environment) for name, command in COMMANDS.items()})
+        best: dict[str, CommandCost] = {}
+        for _ in range(rounds):
+            for name, command in COMMANDS.items():
+                best[name] = least(best.get(name), cost(command, environment))
+    for name, found in best.items():
+        print(f"{name:<22} {found.seconds * 1e3:6.1f} ms processor {found.wall * 1e3:6.1f} ms wall")
     _print_ratio(best, "polylens --help", "python -c pass")
     _print_ratio(best, "polylens plugins list", "entry points")
 
 
-def _check_list(environment: dict[str, str]) -> None:
-    """Both read the same plugins; ``core`` is the core's own and not listed. Runs and so compiles every command."""
-    script, listed = (_output(COMMANDS[name], environment) for name in ("entry points", "polylens plugins list"))
-    for name in ("python -c pass", "polylens --help"):
-        _output(COMMANDS[name], environment)
+def _check_list(printed: dict[str, str]) -> None:
+    """Both read the same plugins; ``core`` is the core's own and not listed."""
+    script, listed = printed["entry points"], printed["polylens plugins list"]
     names = {line.split()[0] for line in script.splitlines()} - {"core"}
     if names != {line.split()[0] for line in listed.splitlines()[1:]}:
         sys.exit(f"the list differs from the entry points:\n{listed}\n{script}")
 
 
-def _output(command: list[str], environment: dict[str, str]) -> str:
-    return subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True).stdout
-
-
-def _best(environment: dict[str, str], rounds: int) -> dict[str, tuple[float, float]]:
-    best = dict.fromkeys(COMMANDS, (float("inf"), float("inf")))
-    for _ in range(rounds):
-        for name, command in COMMANDS.items():
-            seconds, wall = _cost(command, environment)
-            best[name] = min(best[name][0], seconds), min(best[name][1], wall)
-    return best
-
-
-def _cost(command: list[str], environment: dict[str, str]) -> tuple[float, float]:
-    """Processor time, user and system, and time by the clock of a process that has ended."""
-    before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
-    _output(command, environment)
-    wall, after = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
-    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, wall
-
-
-def _print_ratio(best: dict[str, tuple[float, float]], name: str, peer: str) -> None:
+def _print_ratio(best: dict[str, CommandCost], name: str, peer: str) -> None:
     seconds, wall = (own / other for own, other in zip(best[name], best[peer], strict=True))
     print(f"{name} / {peer}: {seconds:.2f} processor, {wall:.2f} wall")
 

@@ -141,7 +141,7 @@ def _formats() -> list[str]:
 
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode == "RGB" and "transparency" not in image.info:
-        return image.copy()
+        return image
     if image.mode.startswith("I") or image.mode == "F":
         return _from_deep(image)
     if image.has_transparency_data:

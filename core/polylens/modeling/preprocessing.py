@@ -26,14 +26,22 @@ class BicubicPreprocessor:
 
     def pixels(self, image: Image.Image, sliced: SlicedImage) -> list[Tensor]:
         """uint8 [3, H, W] per crop of an RGB picture. What lies outside the picture is black."""
-        scaled: dict[tuple[int, int], Image.Image] = {}
-        crops = []
-        for crop in sliced.crops:
-            if crop.scaled not in scaled:
-                scaled[crop.scaled] = image.resize(crop.scaled, Image.Resampling.BICUBIC)
-            window = scaled[crop.scaled].crop(crop.window)
-            crops.append(torch.from_numpy(np.asarray(window, dtype=np.uint8).transpose(2, 0, 1).copy()))
-        return crops
+        picture = image.getchannel(0) if _is_gray(image) else image  # resizes to the same values in half the time
+        sizes = {crop.scaled for crop in sliced.crops}
+        scaled = {size: picture.resize(size, Image.Resampling.BICUBIC) for size in sizes}
+        return [_tensor(scaled[crop.scaled].crop(crop.window)) for crop in sliced.crops]
+
+
+def _is_gray(image: Image.Image) -> bool:
+    """Whether all channels agree, as in scans and in plain text; of most other pictures a few pixels say no."""
+    few = image.resize([max(1, side // 8) for side in image.size], Image.Resampling.NEAREST)
+    return all(red == green == blue for red, green, blue in map(Image.Image.split, (few, image)))
+
+
+def _tensor(window: Image.Image) -> Tensor:
+    """uint8 [3, H, W] of a picture in colour or in gray."""
+    channels = np.stack([np.asarray(channel) for channel in window.split()])
+    return torch.from_numpy(channels).expand(3, -1, -1).contiguous()
 
 
 def normalise(pixels: Tensor, mean: Sequence[float], std: Sequence[float], dtype: torch.dtype) -> Tensor:
