@@ -19,6 +19,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--ids", type=Path, help="file with the ids of the documents to encode, one a line")
     parser.add_argument("--output", type=Path, required=True, help="folder of vectors; a part of it is completed")
     parser.add_argument("--batch-size", type=int, default=16, help="records of a forward pass (default: 16)")
+    parser.add_argument(
+        "--vision-chunk-size", type=int, help="crops of one call of the vision tower (default: all of a forward pass)"
+    )
     parser.add_argument("--rows-per-shard", type=int, default=256, help="vectors of a file (default: 256)")
     parser.add_argument(
         "--dtype", default="auto", help="auto (what config.json says, the default), float32, bfloat16 or float16"
@@ -43,6 +46,7 @@ def run(args: argparse.Namespace) -> int:
         num_workers=args.num_workers,
         seed=args.seed,
         options=assignments(args.option),
+        vision_chunk_size=args.vision_chunk_size,
     )
     if args.queries:
         line = encode_queries(args.model, args.model_plugin, args.queries, args.output, options)

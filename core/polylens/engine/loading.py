@@ -65,6 +65,7 @@ def load_checkpoint(
     device: str | torch.device = "cpu",
     attn_implementation: str = "sdpa",
     seed: int = 0,
+    vision_chunk_size: int | None = None,
 ) -> Checkpoint:
     """Load a model through its plugin.
 
@@ -74,10 +75,11 @@ def load_checkpoint(
         options: of the family, over those that ``polylens.json`` names.
         dtype: ``auto`` takes the one that ``config.json`` names, float32 if none.
         seed: of the random weights of a preset. An adapter over a preset knows the one that it was trained over.
+        vision_chunk_size: crops of one call of the vision tower; all of a batch by default.
 
     Raises:
         InputError: an unknown plugin, model or option, a checkpoint of another family, missing weights, a tokenizer
-            without the image tokens.
+            without the image tokens, a chunk size for a model that makes no chunks.
     """
     if not sys.stderr.isatty():
         disable_progress_bar()  # of transformers, which draws one into log files too
@@ -95,6 +97,8 @@ def load_checkpoint(
     tokenizer = hooks.tokenizer(family=family, source=found.folder)
     around = {"family": family, "config": config, "options": chosen}
     model: Any = load_model(hooks, found, dtype, attn_implementation, seed)
+    if vision_chunk_size is not None:
+        _set_vision_chunk_size(model, vision_chunk_size, plugin)
     return Checkpoint(
         plugin=plugin,
         family=family,
@@ -118,6 +122,17 @@ def _plugin_of(source: str) -> str:
         reason = "has no polylens.json" if folder.is_dir() else "is no folder; if it is a preset or a hub id"
         raise InputError(f"{source} {reason}, say which plugin knows it: --model-plugin NAME")
     return card.plugin
+
+
+def _set_vision_chunk_size(model: PreTrainedModel, size: int, plugin: str) -> None:
+    if size < 1:
+        raise InputError(f"vision_chunk_size is {size}; it must be at least 1")
+    if not hasattr(type(model), "vision_chunk_size"):
+        raise InputError(
+            f"vision_chunk_size is {size}, but models of plugin {plugin!r} see all crops of a micro-batch at once: "
+            "leave the option out, and take smaller micro-batches where memory is short"
+        )
+    model.vision_chunk_size = size  # type: ignore[assignment]
 
 
 def _card(plugin: str, found: ModelSource, options: dict[str, Any]) -> ModelCard:

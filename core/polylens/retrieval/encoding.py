@@ -30,6 +30,7 @@ class EncodeOptions:
 
     Attributes:
         batch_size: records of a forward pass.
+        vision_chunk_size: crops of one call of the vision tower; all of a forward pass by default.
         rows_per_shard: vectors of a file: what one rank takes at a time, and the most that a kill loses.
         dtype: of the weights.
         device: ``cpu``, ``cuda``, ``cuda:1``, or ``auto``; by default the accelerator if there is one.
@@ -48,6 +49,7 @@ class EncodeOptions:
     num_workers: int = 2
     seed: int = 0
     options: dict[str, Any] = field(default_factory=dict)
+    vision_chunk_size: int | None = None
 
     def __post_init__(self) -> None:
         for name, least in (("batch_size", 1), ("rows_per_shard", 1), ("num_workers", 0)):
@@ -107,7 +109,13 @@ def _encode(
     with process_group():
         device = _device(options)
         checkpoint = load_checkpoint(
-            plugin, model, options=options.options, dtype=options.dtype, device=device, seed=options.seed
+            plugin,
+            model,
+            options=options.options,
+            dtype=options.dtype,
+            device=device,
+            seed=options.seed,
+            vision_chunk_size=options.vision_chunk_size,
         )
         checkpoint.model.eval()
         work = work_for(checkpoint.card)

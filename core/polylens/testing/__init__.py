@@ -24,9 +24,9 @@ __all__ = ["Check", "Failure", "Result", "Subject", "check", "checks"]
 
 def checks() -> tuple[Check, ...]:
     """Every check, in the order in which one builds on the other: data, slicing, template, model, gradients, files."""
-    from polylens.testing import checkpoints, families, gradients, models, slicing, templates
+    from polylens.testing import checkpoints, chunks, families, gradients, models, slicing, templates
 
-    groups = (families, slicing, templates, models, gradients, checkpoints)
+    groups = (families, slicing, templates, models, gradients, chunks, checkpoints)
     return tuple(check for group in groups for check in group.CHECKS)
 
 

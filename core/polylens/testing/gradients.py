@@ -23,7 +23,7 @@ def every_component_is_trained(subject: Subject) -> str | None:
     A merge that writes into the embeddings in place, or under ``no_grad``, cuts the vision tower off.
     """
     with subject.training() as model:
-        _loss(model, subject.batch(subject.examples())).backward()
+        loss_of(model, subject.batch(subject.examples())).backward()
         reached = {
             component_of(name, subject.family)
             for name, weight in model.named_parameters()
@@ -43,17 +43,17 @@ def text_alone_gives_zero_gradients(subject: Subject) -> str | None:
     batch = subject.batch([subject.example(text) for text in TEXTS])
     for kept in (("vision", "connector"), ("connector",)):
         with subject.training() as model:
-            _train_only(subject, model, kept, also="llm")
+            train_only(subject, model, kept, also="llm")
             reached = _reached(subject, model, batch, kept)
     return reached
 
 
 def _reached(subject: Subject, model: PreTrainedModel, batch: Batch, components: Sequence[str | None]) -> str:
     """Gradients of the components under the batch are those of the same components under pictures, and zero."""
-    _loss(model, subject.batch(subject.examples()[:1])).backward()
+    loss_of(model, subject.batch(subject.examples()[:1])).backward()
     used = {name for name, weight in model.named_parameters() if weight.grad is not None}
     model.zero_grad(set_to_none=True)
-    _loss(model, batch).backward()
+    loss_of(model, batch).backward()
     weights = {
         n: w for n, w in model.named_parameters() if n in used and component_of(n, subject.family) in components
     }
@@ -79,13 +79,13 @@ def cached_gradient_equals_full_batch(subject: Subject) -> str | None:
         made = objective.representations(outputs, whole)
         queries, documents = made["query"].values, made["document"].values
         nn.functional.cross_entropy(queries @ documents.T / 0.5, torch.arange(len(queries))).backward()
-        wanted = _gradients(model)
+        wanted = gradients_of(model)
     worst = 0.0
     for size in (1, 3):
         with subject.training() as model:
             cache = GradientCache(lambda batch: model(batch, outputs=objective.inputs_needed), objective)
             cache.step([subject.batch(examples[i : i + size]) for i in range(0, len(examples), size)])
-            error = relative_error(_gradients(model), wanted)
+            error = relative_error(gradients_of(model), wanted)
         require(error <= TOLERANCE, f"micro-batches of {size}: relative error {error:.1e} (allowed {TOLERANCE:.0e})")
         worst = max(worst, error)
     return f"relative error {worst:.1e}"
@@ -103,15 +103,15 @@ def gradient_checkpointing_changes_nothing(subject: Subject) -> str | None:
     batch = subject.batch(subject.examples())
     with subject.training(exact=False) as model:
         require(model.supports_gradient_checkpointing, "supports_gradient_checkpointing is false")
-        _loss(model, batch).backward()
-        wanted = _gradients(model)
+        loss_of(model, batch).backward()
+        wanted = gradients_of(model)
     with subject.training(exact=False) as model:
         model.gradient_checkpointing_enable({"use_reentrant": False})
         try:
-            _loss(model, batch).backward()
+            loss_of(model, batch).backward()
         finally:
             model.gradient_checkpointing_disable()
-        error = relative_error(_gradients(model), wanted)
+        error = relative_error(gradients_of(model), wanted)
     require(error <= TOLERANCE, f"relative error {error:.1e} (allowed {TOLERANCE:.0e})")
     return f"relative error {error:.1e}"
 
@@ -124,18 +124,20 @@ def relative_error(found: dict[str, Tensor], wanted: dict[str, Tensor]) -> float
     return (away / sum(float(g.pow(2).sum()) for g in wanted.values())) ** 0.5
 
 
-def _loss(model: PreTrainedModel, batch: Batch) -> Tensor:
+def loss_of(model: PreTrainedModel, batch: Batch) -> Tensor:
     """Depends on every real position in another way."""
     hidden = model(batch, outputs=frozenset({"hidden"})).hidden[batch.attention_mask]
     weights = torch.linspace(-1, 1, hidden.numel(), dtype=hidden.dtype).view_as(hidden)
     return (hidden * weights).sum()
 
 
-def _gradients(model: nn.Module) -> dict[str, Tensor]:
+def gradients_of(model: nn.Module) -> dict[str, Tensor]:
+    """A copy of the gradient of every weight that has one."""
     return {n: w.grad.clone() for n, w in model.named_parameters() if w.grad is not None}
 
 
-def _train_only(subject: Subject, model: nn.Module, components: Iterable[str], also: str) -> None:
+def train_only(subject: Subject, model: nn.Module, components: Iterable[str], also: str) -> None:
+    """Train the weights of some components and of one more, as far as the model itself trains them."""
     for name, weight in model.named_parameters():
         trained = component_of(name, subject.family) in (*components, also)
         weight.requires_grad_(trained and weight.requires_grad)

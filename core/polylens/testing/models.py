@@ -70,7 +70,7 @@ def batch_of_one_equals_batch_of_many(subject: Subject) -> str | None:
     worst = 0.0
     for example, row in zip(examples, together, strict=True):
         alone = hidden_rows(subject, subject.batch([example]))[0]
-        worst = max(worst, _difference(alone, row, f"example {example.id!r} alone and in a batch of {len(examples)}"))
+        worst = max(worst, difference(alone, row, f"example {example.id!r} alone and in a batch of {len(examples)}"))
     return f"largest difference {worst:.1e}"
 
 
@@ -79,7 +79,7 @@ def left_padding_equals_right_padding(subject: Subject) -> str | None:
     examples = subject.examples()
     right, left = (hidden_rows(subject, subject.batch(examples, side)) for side in ("right", "left"))
     pairs = zip(examples, left, right, strict=True)
-    worst = max(_difference(a, b, f"example {e.id!r} padded left and right") for e, a, b in pairs)
+    worst = max(difference(a, b, f"example {e.id!r} padded left and right") for e, a, b in pairs)
     return f"largest difference {worst:.1e}"
 
 
@@ -169,16 +169,17 @@ def _real(outputs: Outputs, batch: Batch) -> Tensor:
     return outputs.hidden[batch.attention_mask]
 
 
-def _difference(found: Tensor, wanted: Tensor, what: str) -> float:
+def difference(found: Tensor, wanted: Tensor, what: str, tolerance: float = TOLERANCE) -> float:
+    """The largest difference, relative to the largest value; ``Failure`` if it exceeds ``tolerance``."""
     require(found.shape == wanted.shape, f"{what}: {tuple(found.shape)} and {tuple(wanted.shape)}")
     require(bool(found.isfinite().all()), f"{what}: values that are not finite")
     away = float((found - wanted).abs().max() / wanted.abs().max())
-    require(away <= TOLERANCE, f"{what}: differ by {away:.1e} of the largest value (allowed {TOLERANCE:.0e})")
+    require(away <= tolerance, f"{what}: differ by {away:.1e} of the largest value (allowed {tolerance:.0e})")
     return away
 
 
 def _close(found: Tensor, wanted: Tensor, what: str) -> str:
-    return f"largest difference {_difference(found, wanted, what):.1e}"
+    return f"largest difference {difference(found, wanted, what):.1e}"
 
 
 def _same_batch(found: Batch, wanted: Batch, where: str) -> None:

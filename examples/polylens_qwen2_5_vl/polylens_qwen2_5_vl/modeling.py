@@ -6,7 +6,9 @@ writes load in transformers and elsewhere.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
+from functools import partial
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +17,7 @@ from transformers.vision_utils import get_vision_window_index
 
 from polylens.contracts import Batch, Outputs
 from polylens.modeling.preprocessing import normalise
-from polylens.modeling.vision import merge_visual_tokens, must_touch
+from polylens.modeling.vision import Stage, in_chunks, merge_visual_tokens
 from polylens_qwen2_5_vl import FACTOR, FRAMES, MERGE, PATCH
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -23,8 +25,26 @@ STD = (0.26862954, 0.26130258, 0.27577711)
 """Of the pictures that CLIP was trained on; per channel, in the range 0 to 1."""
 
 
+class Seen(NamedTuple):
+    """What becomes of a crop.
+
+    Attributes:
+        tokens: visual tokens [V, D].
+        features: what the merger makes them of, [4 V, D_vision], four patches of a token after each other.
+    """
+
+    tokens: Tensor
+    features: Tensor | None
+
+
 class Qwen2_5_VLForConditionalGeneration(qwen.Qwen2_5_VLForConditionalGeneration):
-    """Qwen2.5-VL whose only entry takes a batch; modules and weights are those of the parent."""
+    """Qwen2.5-VL whose only entry takes a batch; modules and weights are those of the parent.
+
+    Attributes:
+        vision_chunk_size: crops of one call of the vision tower; ``None`` is all of them.
+    """
+
+    vision_chunk_size: int | None = None
 
     def forward(  # type: ignore[override]
         self,
@@ -42,54 +62,50 @@ class Qwen2_5_VLForConditionalGeneration(qwen.Qwen2_5_VLForConditionalGeneration
             embed_ids: token ids whose embeddings go into ``embeddings``.
         """
         embed = self.get_input_embeddings()
-        embeddings = embed(batch.input_ids)
-        visual, seen = self._see(batch, embeddings)
+        seen = in_chunks(*self._crops(batch, "vision" in outputs), self.vision_chunk_size)
+        nothing = torch.empty(0, self.model.language_model.config.hidden_size, dtype=self.dtype, device=self.device)
+        visual = torch.cat([crop.tokens for crop in seen] or [nothing])[: int(batch.crop_tokens.sum())]
         made = Outputs(
-            vision=self._features(batch, seen) if "vision" in outputs else None,
+            vision=[crop.features for crop in seen[: len(batch.crop_rows)]] if "vision" in outputs else None,
             connector=visual if "connector" in outputs else None,
             embeddings=embed(embed_ids) if "embeddings" in outputs else None,
         )
         if {"hidden", "logits"} & set(outputs):
-            hidden = self._read(batch, merge_visual_tokens(embeddings, visual, batch.visual_mask))
+            hidden = self._read(batch, merge_visual_tokens(embed(batch.input_ids), visual, batch.visual_mask))
             made.hidden = hidden if "hidden" in outputs else None
             made.logits = self._logits(batch, hidden, logit_positions) if "logits" in outputs else None
         return made
 
-    def _see(self, batch: Batch, embeddings: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Visual tokens [V, D], and what the tower saw [4 V, D_vision] before the merger, window by window.
+    def _crops(self, batch: Batch, keep_features: bool) -> tuple[Sequence[Tensor], tuple[Stage]]:
+        """Pixels or features of each crop, and what makes visual tokens of them.
 
-        A batch without pictures is given a blank one where the tower may not be left out, and its token is cut off
-        again: the tower's weights get a gradient of zero.
+        The tower is one stage together with its merger, whose weights alone are not worth computing it again.
         """
         tower = self.model.visual
-        count = int(batch.crop_tokens.sum())
-        nothing = embeddings.new_zeros((0, embeddings.shape[-1]))
         if batch.features is not None:
             blank = tower.merger.ln_q.weight.new_zeros((MERGE**2, tower.config.hidden_size))
-            needed = batch.features or must_touch(tower.merger)
-            return tower.merger(torch.cat(batch.features or [blank]))[:count] if needed else nothing, None
-        if not batch.pixels and not must_touch(tower):
-            return nothing, None
-        blank = torch.zeros(3, FACTOR, FACTOR, dtype=torch.uint8, device=batch.input_ids.device)
-        grids = self._grids(batch) if batch.pixels else batch.crop_tokens.new_tensor([[1, MERGE, MERGE]])
-        seen = tower(torch.cat([self._patches(crop) for crop in batch.pixels or [blank]]), grid_thw=grids)
-        return seen.pooler_output[:count], seen.last_hidden_state
+            return batch.features, (Stage(self._merge, (tower.merger,), blank, light=(tower.merger,)),)
+        blank = torch.zeros(3, FACTOR, FACTOR, dtype=torch.uint8, device=self.device)
+        look = partial(self._look, keep_features=keep_features)
+        return batch.pixels, (Stage(look, (tower,), blank, light=(tower.merger,)),)
 
-    def _features(self, batch: Batch, seen: Tensor | None) -> list[Tensor]:
-        """What the merger gets of each crop, in the order of its visual tokens."""
-        if batch.features is not None:
-            return batch.features
-        if seen is None or not batch.pixels:
-            return []
-        index, _ = get_vision_window_index(self._grids(batch), MERGE, self.model.visual.window_size, PATCH)
-        tokens = seen.unflatten(0, (-1, MERGE**2))[torch.argsort(index).to(seen.device)]
-        return [part.flatten(0, 1) for part in tokens.split(batch.crop_tokens.tolist())]
+    def _merge(self, features: Sequence[Tensor]) -> list[Seen]:
+        tokens = self.model.visual.merger(torch.cat(list(features)))
+        counts = [len(crop) // MERGE**2 for crop in features]
+        return [Seen(*pair) for pair in zip(tokens.split(counts), features, strict=True)]
 
-    def _grids(self, batch: Batch) -> Tensor:
-        """int64 [N, 3]: frames (1, a still picture), rows and columns of patches of each crop."""
-        if batch.crop_sizes is None:
-            raise ValueError("the positions of visual tokens need Batch.crop_sizes")
-        return nn.functional.pad(batch.crop_sizes // PATCH, (1, 0), value=1)
+    def _look(self, crops: Sequence[Tensor], keep_features: bool) -> list[Seen]:
+        """The tower on uint8 crops."""
+        tower = self.model.visual
+        sizes = torch.tensor([crop.shape[-2:] for crop in crops], device=crops[0].device)
+        counts = (sizes.prod(dim=1) // FACTOR**2).tolist()
+        seen = tower(torch.cat([self._patches(crop) for crop in crops]), grid_thw=_grids(sizes))
+        tokens = seen.pooler_output.split(counts)
+        if not keep_features:
+            return [Seen(own, None) for own in tokens]
+        index, _ = get_vision_window_index(_grids(sizes), MERGE, tower.window_size, PATCH)
+        features = seen.last_hidden_state.unflatten(0, (-1, MERGE**2))[torch.argsort(index).to(sizes.device)]
+        return [Seen(own, part.flatten(0, 1)) for own, part in zip(tokens, features.split(counts), strict=True)]
 
     def _patches(self, crop: Tensor) -> Tensor:
         """[patches, 3 x 2 x 14 x 14] of a uint8 picture [3, H, W]: the four patches of a token after each other, each
@@ -104,7 +120,7 @@ class Qwen2_5_VLForConditionalGeneration(qwen.Qwen2_5_VLForConditionalGeneration
         positions, _ = self.model.get_rope_index(
             batch.input_ids,  # type: ignore[arg-type]
             mm_token_type_ids=batch.visual_mask.int(),  # type: ignore[arg-type]
-            image_grid_thw=self._grids(batch),  # type: ignore[arg-type]
+            image_grid_thw=_grids(_crop_sizes(batch)),  # type: ignore[arg-type]
             attention_mask=batch.attention_mask,
         )
         read = self.model.language_model(
@@ -117,3 +133,14 @@ class Qwen2_5_VLForConditionalGeneration(qwen.Qwen2_5_VLForConditionalGeneration
 
     def _logits(self, batch: Batch, hidden: Tensor, positions: Tensor | None) -> Tensor:
         return self.lm_head(hidden[torch.ones_like(batch.attention_mask) if positions is None else positions])
+
+
+def _crop_sizes(batch: Batch) -> Tensor:
+    if batch.crop_sizes is None:
+        raise ValueError("the positions of visual tokens need Batch.crop_sizes")
+    return batch.crop_sizes
+
+
+def _grids(sizes: Tensor) -> Tensor:
+    """int64 [N, 3]: frames (1, a still picture), rows and columns of patches, of heights and widths [N, 2]."""
+    return nn.functional.pad(sizes // PATCH, (1, 0), value=1)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from typing import Any
+from collections.abc import Collection, Iterable, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,7 @@ from transformers import GenerationMixin, GraniteForCausalLM, PreTrainedModel
 
 from polylens.contracts import Batch, Outputs
 from polylens.modeling.preprocessing import normalise
-from polylens.modeling.vision import merge_visual_tokens, must_touch
+from polylens.modeling.vision import Stage, in_chunks, merge_visual_tokens
 from polylens_minicpmv.configuration import MiniCPMV2Config
 from polylens_minicpmv.embedding import ScaledEmbedding
 from polylens_minicpmv.initial_weights import initialise
@@ -22,13 +22,48 @@ from polylens_minicpmv.vision import VisionTower, patch_grid
 MEAN = STD = (0.5, 0.5, 0.5)
 
 
+class CropFeatures(NamedTuple):
+    """What the tower makes of a crop: features [L, D_vision], and rows and columns of its patches."""
+
+    states: Tensor
+    grid: tuple[int, int]
+
+
+class PaddedFeatures(Sequence[CropFeatures]):
+    """What the tower makes of several crops.
+
+    Args:
+        states: [N, L, D_vision], padded to the longest crop.
+        grids: rows and columns of patches of each crop.
+    """
+
+    def __init__(self, states: Tensor, grids: list[tuple[int, int]]) -> None:
+        self.states, self.grids = states, grids
+
+    @classmethod
+    def of(cls, crops: Sequence[CropFeatures]) -> PaddedFeatures:
+        states = pad_sequence([crop.states for crop in crops], batch_first=True)
+        return cls(states, [crop.grid for crop in crops])
+
+    def __len__(self) -> int:
+        return len(self.grids)
+
+    def __getitem__(self, place: Any) -> Any:
+        height, width = self.grids[place]
+        return CropFeatures(self.states[place, : height * width], (height, width))
+
+
 class MiniCPMV2(PreTrainedModel, GenerationMixin):
     """One entry for training, encoding and scoring: ``forward(batch, outputs)``.
 
     Weights are reached only through their modules, and every forward calls the vision tower and the resampler once
-    whatever the batch holds, so that ranks stay together under ZeRO-3.
+    (or once a chunk, as often as any rank) whatever the batch holds, so that ranks stay together under ZeRO-3.
+
+    Attributes:
+        vision_chunk_size: crops of one call of the tower and the resampler; ``None`` is all of them.
     """
 
+    vision_chunk_size: int | None = None
     config: MiniCPMV2Config
     config_class = MiniCPMV2Config
     supports_gradient_checkpointing = True
@@ -76,12 +111,13 @@ class MiniCPMV2(PreTrainedModel, GenerationMixin):
         result = Outputs()
         if embed_ids is not None and "embeddings" in outputs:
             result.embeddings = self.llm.model.embed_tokens(embed_ids)
-        features, grids = self._features(batch)
+        items, stages = self._crops(batch)
         if "vision" in outputs:
-            result.vision = self._rows(features, grids, batch)
+            items, stages = in_chunks(items, stages[:-1], self.vision_chunk_size), stages[-1:]
+            result.vision = [crop.states for crop in items[: len(batch.crop_rows)]]
         if not {"connector", "hidden", "logits"}.isdisjoint(outputs):
-            visual = self._visual_tokens(features, grids)
-            result.connector = visual[: int(batch.crop_tokens.sum())] if "connector" in outputs else None
+            visual = self._visual_tokens(batch, items, stages)
+            result.connector = visual if "connector" in outputs else None
             if not {"hidden", "logits"}.isdisjoint(outputs):
                 self._read(result, batch, visual, outputs, logit_positions)
         return result
@@ -95,55 +131,50 @@ class MiniCPMV2(PreTrainedModel, GenerationMixin):
         if not bool(batch.attention_mask[:, -1].all()):
             raise ValueError("generation needs a batch padded on the left")
         options.setdefault("generation_config", self.generation_config)
-        embeddings = self._embeddings(batch, self._visual_tokens(*self._features(batch)))
+        embeddings = self._embeddings(batch, self._visual_tokens(batch, *self._crops(batch)))
         inputs = {"inputs_embeds": embeddings, "attention_mask": batch.attention_mask.long()}
         return self.llm.generate(**inputs, **options)  # type: ignore[misc]
 
-    def _features(self, batch: Batch) -> tuple[Tensor | None, list[tuple[int, int]]]:
-        """Features of the crops, padded to [N, L, D], and their grids: of an empty crop where there is none but the
-        parts must be called, or nothing."""
-        patch = self.config.patch_size
-        if batch.features is not None:
-            grids = [patch_grid(size, patch) for size in _crop_sizes(batch)]
-            if grids:
-                return pad_sequence(batch.features, batch_first=True), grids
-            return self._empty_features()
-        crops = self._crops(batch.pixels)
-        if not crops:
-            return None, []
-        return self.vpm(crops), [patch_grid(crop.shape[-2:], patch) for crop in crops]
+    def _crops(self, batch: Batch) -> tuple[Sequence[Any], tuple[Stage, ...]]:
+        """Pixels or features of each crop, and the stages that they have yet to pass."""
+        if batch.features is None:
+            return batch.pixels, (self._tower_stage(), self._connector_stage())
+        pairs = zip(batch.features, self._grids(_crop_sizes(batch)), strict=True)
+        return [CropFeatures(*pair) for pair in pairs], (self._connector_stage(),)
 
-    def _crops(self, pixels: list[Tensor]) -> list[Tensor]:
-        dtype = self.vpm.norm.weight.dtype
-        if pixels or not must_touch(self.vpm, self.resampler):
-            return [normalise(crop, MEAN, STD, dtype) for crop in pixels]
+    def _tower_stage(self) -> Stage:
         side = self.config.patch_size
-        return [torch.zeros(3, side, side, dtype=dtype, device=self.device)]
+        blank = torch.zeros(3, side, side, dtype=torch.uint8, device=self.device)
+        return Stage(self._look, (self.vpm,), blank, length=lambda crop: crop.shape[-2] * crop.shape[-1])
 
-    def _empty_features(self) -> tuple[Tensor | None, list[tuple[int, int]]]:
-        if not must_touch(self.resampler):
-            return None, []
-        dim = self.config.vision_sizes.hidden_size
-        return torch.zeros(1, 1, dim, dtype=self.resampler.ln_kv.weight.dtype, device=self.device), [(1, 1)]
+    def _connector_stage(self) -> Stage:
+        dim, dtype = self.config.vision_sizes.hidden_size, self.resampler.ln_kv.weight.dtype
+        blank = CropFeatures(torch.zeros(1, dim, dtype=dtype, device=self.device), (1, 1))
+        return Stage(self._resample, (self.resampler,), blank, length=lambda crop: len(crop.states))
 
-    def _rows(self, features: Tensor | None, grids: list[tuple[int, int]], batch: Batch) -> list[Tensor]:
-        if features is None or not len(batch.crop_rows):
-            return []
-        return [row[: height * width] for row, (height, width) in zip(features, grids, strict=True)]
+    def _look(self, crops: Sequence[Tensor]) -> PaddedFeatures:
+        """The tower on uint8 crops."""
+        dtype = self.vpm.norm.weight.dtype
+        states = self.vpm([normalise(crop, MEAN, STD, dtype) for crop in crops])
+        return PaddedFeatures(states, self._grids(crop.shape[-2:] for crop in crops))
 
-    def _visual_tokens(self, features: Tensor | None, grids: list[tuple[int, int]]) -> Tensor:
-        """[V, D]; of an empty crop where the batch has none."""
-        if features is None:
-            weight = self.resampler.ln_post.weight
-            return weight.new_empty(0, self.config.hidden_size)
-        return self.resampler(features, grids).flatten(0, 1)
+    def _resample(self, crops: Sequence[CropFeatures]) -> Sequence[Tensor]:
+        """Visual tokens [query_num, D] of each crop."""
+        padded = crops if isinstance(crops, PaddedFeatures) else PaddedFeatures.of(crops)
+        return self.resampler(padded.states, padded.grids).unbind()
+
+    def _grids(self, sizes: Iterable[Sequence[int]]) -> list[tuple[int, int]]:
+        return [patch_grid(size, self.config.patch_size) for size in sizes]
+
+    def _visual_tokens(self, batch: Batch, items: Sequence[Any], stages: Sequence[Stage]) -> Tensor:
+        """[V, D]. Tokens of blank crops are cut off, so that an unused tower gets zero gradients, not none."""
+        tokens = in_chunks(items, stages, self.vision_chunk_size)
+        if not tokens:
+            return self.resampler.ln_post.weight.new_empty(0, self.config.hidden_size)
+        return torch.cat(tokens)[: int(batch.crop_tokens.sum())]
 
     def _embeddings(self, batch: Batch, visual: Tensor) -> Tensor:
-        embeddings = self.llm.model.embed_tokens(batch.input_ids)
-        if len(batch.crop_rows):
-            return merge_visual_tokens(embeddings, visual, batch.visual_mask)
-        nothing = (visual.sum() * 0).to(embeddings.dtype)  # an unused tower gets zero gradients, not none
-        return embeddings + nothing
+        return merge_visual_tokens(self.llm.model.embed_tokens(batch.input_ids), visual, batch.visual_mask)
 
     def _read(
         self, result: Outputs, batch: Batch, visual: Tensor, outputs: Collection[str], positions: Tensor | None

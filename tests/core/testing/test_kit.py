@@ -11,6 +11,7 @@ from polylens.testing import (
     check,
     checkpoints,
     checks,
+    chunks,
     families,
     gradients,
     models,
@@ -222,7 +223,8 @@ def test_model_whose_rows_see_each_other(broken):
 def test_model_that_cuts_the_tower_off(broken):
     plugin = broken(
         model(
-            "def _visual_tokens(self, features, grids):", "    return super()._visual_tokens(features, grids).detach()"
+            "def _visual_tokens(self, batch, items, stages):",
+            "    return super()._visual_tokens(batch, items, stages).detach()",
         )
     )
     assert "no gradient reaches vision, connector" in failure(gradients.every_component_is_trained, plugin)
@@ -231,8 +233,8 @@ def test_model_that_cuts_the_tower_off(broken):
 def test_model_that_skips_the_tower_for_text(broken):
     plugin = broken(
         model(
-            "def _features(self, batch):",
-            "    return super()._features(batch) if len(batch.crop_rows) else (None, [])",
+            "def _visual_tokens(self, batch, items, stages):",
+            "    return super()._visual_tokens(batch, items, stages if items else ())",
         )
     )
     found = failure(gradients.text_alone_gives_zero_gradients, plugin)
@@ -264,6 +266,48 @@ def test_model_that_averages_over_the_batch(broken):
         )
     )
     assert "micro-batches of 1: relative error" in failure(gradients.cached_gradient_equals_full_batch, plugin)
+
+
+def test_model_whose_tower_sees_the_other_crops_of_its_chunk(broken):
+    plugin = broken(
+        model(
+            "def _look(self, crops):",
+            "    seen = super()._look(crops)",
+            "    seen.states = seen.states + 0.01 * seen.states[:, 0].mean(0)",
+            "    return seen",
+        )
+    )
+    assert "pictures: vision with chunks of 1: differ by" in failure(chunks.vision_chunks_change_no_output, plugin)
+    found = failure(chunks.vision_chunks_change_no_gradient, plugin)
+    assert "pictures, vision, connector, llm trained, chunks of 1: relative error" in found
+
+
+def test_model_whose_chunk_size_does_nothing(broken):
+    plugin = broken(
+        model(
+            "def _visual_tokens(self, batch, items, stages):",
+            "    kept, self.vision_chunk_size = self.vision_chunk_size, None",
+            "    tokens = super()._visual_tokens(batch, items, stages)",
+            "    self.vision_chunk_size = kept",
+            "    return tokens",
+        )
+    )
+    assert "called no more often than without" in failure(chunks.vision_chunks_change_no_output, plugin)
+
+
+def test_model_that_loses_gradients_in_chunks(broken):
+    plugin = broken(
+        model(
+            "def _look(self, crops):",
+            "    seen = super()._look(crops)",
+            "    if self.vision_chunk_size == 2:",
+            "        seen.states = (seen.states + seen.states.detach()) / 2",
+            "    return seen",
+        )
+    )
+    assert chunks.vision_chunks_change_no_output(Subject(plugin))
+    found = failure(chunks.vision_chunks_change_no_gradient, plugin)
+    assert "vision, connector, llm trained, chunks of 2: relative error" in found
 
 
 def test_model_that_loses_a_value_on_disk(broken):

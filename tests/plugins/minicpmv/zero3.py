@@ -2,7 +2,8 @@
 
     zero3.py FOLDER
 
-``FOLDER`` holds the model and ``batches.pt``, a batch for each rank. Weights are partitioned while they load.
+``FOLDER`` holds the model and ``batches.pt``, a batch for each rank. Weights are partitioned while they load. All
+crops go through the tower at once, or in chunks, of which the first rank has several and the second one has none.
 """
 
 import sys
@@ -30,31 +31,55 @@ def loss_of(model: torch.nn.Module, batch: Batch) -> torch.Tensor:
     return out.hidden[batch.attention_mask].sin().mean() + out.logits.logsumexp(-1).mean()
 
 
-def expected(folder: Path, config: MiniCPMV2Config, batches: list[Batch]) -> dict[str, torch.Tensor]:
-    """The mean gradient of both ranks' losses, without DeepSpeed."""
-    model = MiniCPMV2.from_pretrained(folder, config=config)
+CASES: list[tuple[int | None, tuple[str, ...]]] = [(None, ()), (3, ()), (2, ("vpm",))]
+"""Chunk size, and what is frozen."""
+
+
+def build(folder: Path, chunk: int | None, frozen: tuple[str, ...]) -> MiniCPMV2:
+    model = MiniCPMV2.from_pretrained(folder, config=MiniCPMV2Config.from_pretrained(folder))
+    for name, weight in model.named_parameters():
+        weight.requires_grad_(weight.requires_grad and not name.startswith(frozen))
+    model.vision_chunk_size = chunk
+    return model
+
+
+def expected(folder: Path, batches: list[Batch], frozen: tuple[str, ...]) -> dict[str, torch.Tensor]:
+    """The mean gradient of both ranks' losses, without DeepSpeed and without chunks."""
+    model = build(folder, None, frozen)
     torch.stack([loss_of(model, batch) for batch in batches]).mean().backward()
-    return {name: weight.grad for name, weight in model.named_parameters()}
+    return {name: weight.grad for name, weight in model.named_parameters() if weight.grad is not None}
+
+
+def error(model: torch.nn.Module, batch: Batch, wanted: dict[str, torch.Tensor]) -> float:
+    """Relative error of the gradient under DeepSpeed, after a first pass without gradients."""
+    trained = [weight for weight in model.parameters() if weight.requires_grad]
+    optimizer = torch.optim.SGD(trained, lr=0.0)
+    engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=SETTINGS)
+    with torch.no_grad():
+        loss_of(engine, batch)
+    engine.backward(loss_of(engine, batch))
+    difference = total = 0.0
+    for name, gradient in wanted.items():
+        difference += (safe_get_full_grad(engine.module.get_parameter(name)) - gradient).square().sum().item()
+        total += gradient.square().sum().item()
+    engine.destroy()
+    return (difference / total) ** 0.5
 
 
 def main() -> None:
     folder = Path(sys.argv[1])
-    config = MiniCPMV2Config.from_pretrained(folder)
     batches = torch.load(folder / "batches.pt", weights_only=False)
-    wanted = expected(folder, config, batches)
+    wanted = [expected(folder, batches, frozen) for _, frozen in CASES]
     deepspeed.init_distributed("gloo")
-    keep = HfDeepSpeedConfig(SETTINGS)  # from_pretrained partitions as long as this lives
-    model = MiniCPMV2.from_pretrained(folder, config=config)
-    assert all(hasattr(weight, "ds_id") for weight in model.parameters())
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
-    engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=SETTINGS)
-    engine.backward(loss_of(engine, batches[torch.distributed.get_rank()]))
-    difference = total = 0.0
-    for name, weight in engine.module.named_parameters():
-        difference += (safe_get_full_grad(weight) - wanted[name]).square().sum().item()
-        total += wanted[name].square().sum().item()
-    print("relative difference", (difference / total) ** 0.5, keep.config["zero_optimization"]["stage"])
-    assert (difference / total) ** 0.5 < 1e-5
+    active = HfDeepSpeedConfig(SETTINGS)  # from_pretrained partitions as long as this lives
+    for (chunk, frozen), gradients in zip(CASES, wanted, strict=True):
+        model = build(folder, chunk, frozen)
+        assert all(hasattr(weight, "ds_id") for weight in model.parameters())
+        found = error(model, batches[torch.distributed.get_rank()], gradients)
+        print(f"chunks of {chunk}, frozen {frozen}: relative difference", found, flush=True)
+        assert found < 1e-5
+    del active
+    torch.distributed.destroy_process_group()
 
 
 if __name__ == "__main__":
