@@ -11,13 +11,13 @@ import h5py
 
 from polylens.config import schemas
 from polylens.data.documents import Document, IndexedDocuments, OpenFiles, check_id
+from polylens.data.hdf5 import HDF5_ERRORS, open_hdf5, plain_dataset
 from polylens.data.records import BadRecord, Line, decode_base64, parse_line, scan_jsonl
 from polylens.errors import InputError
 
 __all__ = ["Hdf5Documents", "InlineDocuments", "JsonlDocuments", "document_id", "inline_id", "read_document"]
 
 _ID_KEYS = ("_id", "id", "text_id", "sample_id", "filename")
-_HDF5_ERRORS = (OSError, KeyError, RuntimeError, ValueError, AttributeError)
 
 
 def document_id(value: Any, where: str) -> str:
@@ -37,13 +37,6 @@ def document_id(value: Any, where: str) -> str:
     return check_id(str(id), where)
 
 
-def _open_hdf5(path: Path) -> h5py.File:
-    try:
-        return h5py.File(path, "r", locking=False)
-    except OSError as error:
-        raise InputError(f"{path} is not a readable HDF5 file: {error}") from error
-
-
 def _open_bytes(path: Path) -> BinaryIO:
     try:
         return path.open("rb")
@@ -55,40 +48,70 @@ class Hdf5Documents(IndexedDocuments):
     """The original's picture store: a group per document, named by its id, with a base64 string ``image``.
 
     An id with ``/`` became groups within groups; it is put together again. Other data sets (``pdf``, ``source``, ...)
-    are left alone.
+    are left alone. A group without a picture is a document that cannot be read; only groups of groups are none.
+
+    Raises:
+        InputError: the file is damaged, has no documents, or a group stands in it twice.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        file = _open_hdf5(path)
-        try:
-            ids = list(_picture_groups(file))
-        except _HDF5_ERRORS as error:
-            raise InputError(f"{path} is damaged: {error}") from error
-        finally:
-            file.close()
-        if not ids:
+        with open_hdf5(path) as file:
+            try:
+                pictures = {check_id(id, str(path)): whole for id, whole in _document_groups(file, "", set())}
+            except HDF5_ERRORS as error:
+                raise InputError(f"{path} is damaged: {error}") from error
+        if not any(pictures.values()):
             raise InputError(f"{path} has no documents: no group in it holds a data set 'image', and it is no store")
-        super().__init__(str(path), ids)
-        self._files = OpenFiles(_open_hdf5)
+        super().__init__(str(path), list(pictures))
+        self._files = OpenFiles(open_hdf5)
 
     def _read(self, id: str, position: int) -> Document:
         where = f"{self._path}: document {id!r}"
         with self._files.use(self._path) as file:
             try:
-                value = file[f"{id}/image"][()]  # type: ignore[index]
-            except _HDF5_ERRORS as error:
+                value = _picture(file, id)
+            except HDF5_ERRORS as error:
                 raise InputError(f"{where} cannot be read: {error}") from error
         return Document(id, decode_base64(value, where))
 
 
-def _picture_groups(group: Any, path: str = "") -> Iterator[str]:
-    for name in group:
-        child = group.get(name)
-        if isinstance(child, h5py.Group):
-            yield from _picture_groups(child, f"{path}/{name}" if path else name)
-        elif path and name == "image":
-            yield path
+def _document_groups(group: Any, path: str, seen: set[int]) -> Iterator[tuple[str, bool]]:
+    """Paths of groups that hold data sets or nothing, and of links; and whether they have a picture."""
+    kinds = {name: _kind(group, name) for name in group}
+    inside = [name for name, kind in kinds.items() if kind is h5py.Group]
+    holds_data = any(kind not in (h5py.Group, None) for kind in kinds.values()) or "image" in kinds
+    if path and (holds_data or not kinds):
+        yield path, kinds.get("image") is h5py.Dataset
+    for name in inside:
+        child = group[name]
+        if hash(child.id) in seen:
+            raise ValueError(f"the group {name!r} stands in it twice")
+        seen.add(hash(child.id))
+        yield from _document_groups(child, f"{path}/{name}" if path else name, seen)
+    for name, kind in kinds.items():
+        if kind is None and name != "image":
+            yield f"{path}/{name}" if path else name, False
+
+
+def _kind(group: Any, name: str) -> type | None:
+    """Of what lies in this file; ``None`` for a link to another place, which is not followed."""
+    is_here = isinstance(group.get(name, getlink=True), h5py.HardLink)
+    return group.get(name, getclass=True) if is_here else None
+
+
+def _picture(file: h5py.File, id: str) -> bytes:
+    group: Any = file
+    for name in id.split("/"):
+        if not isinstance(group.get(name, getlink=True), h5py.HardLink):
+            raise ValueError(f"{name!r} is a link to another place")
+        group = group[name]
+    if "image" not in group:
+        raise ValueError("it has no picture: no data set 'image'")
+    data = plain_dataset(group, "image")
+    if data.shape != () or h5py.check_string_dtype(data.dtype) is None:
+        raise ValueError(f"its picture is {data.dtype} of shape {data.shape}, not one base64 string")
+    return data[()]
 
 
 class JsonlDocuments(IndexedDocuments):

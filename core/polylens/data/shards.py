@@ -5,7 +5,7 @@ An HDF5 file with five one-dimensional, resizable data sets. Entry ``i`` of the 
 - ``blob``: uint8, 64 KiB chunks, not compressed: for each document its picture file, then its text in UTF-8.
 - ``end``: uint64, where the document ends in ``blob``; it begins where the one before ends.
 - ``text_bytes``: uint32, how many of its last bytes are text.
-- ``crc32``: uint32, of the id in UTF-8 followed by the document's bytes.
+- ``crc32``: uint32, of the id in UTF-8, the document's bytes and, unless it is 0, ``text_bytes`` (little-endian).
 - ``id``: UTF-8 strings.
 
 A shard is written as ``<name>.h5.tmp`` and renamed when it is complete, so a ``.h5`` file is always whole. It is
@@ -24,7 +24,8 @@ from typing import Any
 import h5py
 import numpy as np
 
-from polylens.data.documents import Document
+from polylens.data.documents import Document, check_id
+from polylens.data.hdf5 import HDF5_ERRORS, open_hdf5, plain_dataset
 from polylens.errors import InputError
 from polylens.files import sync
 
@@ -37,21 +38,21 @@ _CHUNK = 64 * 1024
 _FLUSH_DOCUMENTS = 64
 _MARGIN = 2**20  # of a write, for partly filled chunks and HDF5's own tables
 _INDEX = {"end": np.uint64, "text_bytes": np.uint32, "crc32": np.uint32}
-_HDF5_ERRORS = (OSError, KeyError, RuntimeError, ValueError, TypeError, UnicodeDecodeError)
 
 
-def document_crc(id: str, data: bytes) -> int:
-    """The checksum that guards a document: its id and its bytes."""
-    return zlib.crc32(data, zlib.crc32(id.encode("utf-8")))
+def document_crc(id: str, data: bytes, text_bytes: int) -> int:
+    """The checksum that guards a document: its id, its bytes, and where its text begins."""
+    crc = zlib.crc32(data, zlib.crc32(id.encode("utf-8")))
+    return zlib.crc32(text_bytes.to_bytes(4, "little"), crc) if text_bytes else crc
 
 
 def is_shard(path: Path) -> bool:
     """Whether an HDF5 file is one of ours, by the attribute that every shard carries."""
-    try:
-        with h5py.File(path, "r", locking=False) as file:
+    with open_hdf5(path) as file:
+        try:
             return "polylens_format" in file.attrs
-    except OSError as error:
-        raise InputError(f"{path} is not a readable HDF5 file: {error}") from error
+        except HDF5_ERRORS as error:
+            raise InputError(f"{path} is not a readable HDF5 file: {error}") from error
 
 
 class ShardReader:
@@ -63,21 +64,23 @@ class ShardReader:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._file = open_hdf5(path)
         try:
-            # A finished shard is never written again; locks fail on some network file systems.
-            self._file: Any = h5py.File(path, "r", locking=False)
             _check_format(self._file, path)
-            self._blob = self._file["blob"]
-            self._ends, self._text_bytes, self._crcs = (self._file[name][()] for name in _INDEX)
-        except _HDF5_ERRORS as error:
+            self._blob = _values(self._file, "blob", np.uint8)
+            self._ends, self._text_bytes, self._crcs = (
+                _values(self._file, name, kind)[()] for name, kind in _INDEX.items()
+            )
+            self._ids = _values(self._file, "id", None)
+            self._check_index()
+        except HDF5_ERRORS as error:
             raise InputError(f"the document store's file {path} is damaged: {error}") from error
-        self._check_index()
 
     def ids(self) -> list[str]:
         """Ids in stored order."""
         try:
-            return [value.decode("utf-8") for value in self._file["id"][()]]
-        except _HDF5_ERRORS as error:
+            return [check_id(value.decode("utf-8"), str(self.path)) for value in self._ids[()]]
+        except HDF5_ERRORS as error:
             raise InputError(f"the document store's file {self.path} is damaged: {error}") from error
 
     def read(self, id: str, position: int) -> Document:
@@ -85,11 +88,12 @@ class ShardReader:
         start = int(self._ends[position - 1]) if position else 0
         try:
             data = self._blob[start : int(self._ends[position])].tobytes()
-        except _HDF5_ERRORS as error:
+        except HDF5_ERRORS as error:
             raise InputError(f"document {id!r} in {self.path} cannot be read: {error}") from error
-        if document_crc(id, data) != self._crcs[position]:
+        text_bytes = int(self._text_bytes[position])
+        if document_crc(id, data, text_bytes) != self._crcs[position]:
             raise InputError(f"document {id!r} in {self.path} is damaged: its checksum does not match")
-        cut = len(data) - int(self._text_bytes[position])
+        cut = len(data) - text_bytes
         return Document(id, data[:cut] or None, data[cut:].decode("utf-8"))
 
     def close(self) -> None:
@@ -98,10 +102,19 @@ class ShardReader:
     def _check_index(self) -> None:
         ends = self._ends.astype(np.int64)
         lengths = np.diff(ends, prepend=0)
-        counts = {len(self._ends), len(self._text_bytes), len(self._crcs), len(self._file["id"])}
-        whole = len(counts) == 1 and (lengths >= self._text_bytes).all() and (ends <= len(self._blob)).all()
-        if not whole:
-            raise InputError(f"the document store's file {self.path} is damaged: its index does not fit its content")
+        counts = {len(self._ends), len(self._text_bytes), len(self._crcs), len(self._ids)}
+        end = int(ends[-1]) if len(ends) else 0
+        if len(counts) > 1 or not (lengths >= self._text_bytes).all() or end != len(self._blob):
+            raise ValueError("its index does not fit its content")
+
+
+def _values(file: h5py.File, name: str, kind: Any) -> h5py.Dataset:
+    """A column of the shard; without ``kind``, of strings."""
+    data = plain_dataset(file, name)
+    fits = data.dtype == kind if kind is not None else h5py.check_string_dtype(data.dtype) is not None
+    if data.ndim != 1 or not fits:
+        raise ValueError(f"{name!r} holds {data.dtype} values of shape {data.shape}")
+    return data
 
 
 def _check_format(file: Any, path: Path) -> None:
@@ -157,7 +170,7 @@ class ShardWriter:
         self._append("blob", np.frombuffer(b"".join(blobs), dtype=np.uint8), at=start)
         self._file.flush()
         ends = start + np.cumsum([len(data) for data in blobs], dtype=np.uint64)
-        crcs = [document_crc(id, data) for id, data, _ in self._pending]
+        crcs = [document_crc(*pending) for pending in self._pending]
         self._reserve(sum(map(len, ids)) * 4)
         for name, values in (("end", ends), ("text_bytes", text_bytes), ("crc32", crcs), ("id", ids)):
             self._append(name, values)
@@ -233,8 +246,9 @@ def _whole_document(file: Any, position: int) -> str | None:
         if not (id and start <= end <= len(file["blob"])):
             return None
         data = file["blob"][start:end].tobytes()
-        return id if document_crc(id, data) == int(file["crc32"][position]) else None
-    except _HDF5_ERRORS:
+        crc = document_crc(id, data, int(file["text_bytes"][position]))
+        return id if crc == int(file["crc32"][position]) else None
+    except HDF5_ERRORS:
         return None
 
 

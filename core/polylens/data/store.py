@@ -13,7 +13,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 
+from polylens.config import schemas
 from polylens.data.documents import Document, DocumentSource, DocumentUnion, IndexedDocuments, OpenFiles, check_id
+from polylens.data.records import parse_line, scan_jsonl
 from polylens.data.shards import FORMAT, ShardReader, ShardWriter, is_shard, sealed_shards, shard_name
 from polylens.errors import InputError
 from polylens.files import uninterrupted
@@ -99,9 +101,14 @@ def _shards_of(path: Path) -> list[Path]:
     if not path.is_dir():
         raise InputError(f"the document store {path} does not exist")
     shards = list(sealed_shards(path))
-    lost = {line["shard"] for line in _manifest(path)} - {shard.name for shard in shards}
-    if lost:
-        raise InputError(f"the document store {path} is not whole: {MANIFEST} names {min(lost)}, which is not there")
+    sizes = {shard.name: shard.stat().st_size for shard in shards}
+    for entry in _manifest(path):
+        size = sizes.get(entry["shard"])
+        if size != entry["bytes"]:
+            found = "is not there" if size is None else f"has {size} bytes instead of {entry['bytes']}"
+            raise InputError(
+                f"the document store {path} is not whole: {MANIFEST} names {entry['shard']}, which {found}"
+            )
     if not shards:
         raise InputError(f"{path} is no document store: it has no *.h5 file; 'polylens data render' makes one")
     return shards
@@ -119,12 +126,13 @@ def _manifest(folder: Path) -> Iterator[dict]:
     path = folder / MANIFEST
     if not path.exists():
         return
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for line in scan_jsonl(path):
         try:
-            entry = json.loads(line)
-            yield {"shard": str(entry["shard"]), **entry}
-        except (ValueError, KeyError, TypeError):
-            raise InputError(f"{path}:{number}: this line is damaged; delete it, the shards count") from None
+            entry = parse_line(line)
+            schemas.check("document_manifest", entry, line.where)
+        except InputError as error:
+            raise InputError(f"{error}; delete this damaged line, the shards count") from None
+        yield entry
 
 
 class DocumentWriter:
