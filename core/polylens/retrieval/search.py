@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 import os
+from bisect import bisect_left
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -87,10 +88,12 @@ def search_tiles(
         if options.exclude_identical:
             _find_own(tiles, corpus)
         spans = _spans(len(corpus), corpus_tile) if tiles else []
+        height = _height(len(corpus), corpus_tile)
+        scores = torch.empty(height * max((len(tile.vectors) for tile in tiles), default=0), device=device)
         for start, stop in tqdm(spans, "search", disable=not options.progress):
             documents = _load(corpus, start, stop, _height(stop - start, corpus_tile), cut).to(device)
             for tile in tiles:
-                tile.update(documents, corpus, start, stop)
+                tile.update(documents, scores, corpus, start, stop)
     yield from _hits(tiles, corpus)
 
 
@@ -107,16 +110,21 @@ class _QueryTile:
         self.vectors = _load(queries, start, stop, _height(self.rows, size), cut).to(device)
         _check_finite(self.vectors[: self.rows], queries, start)
         self.best = RunningTopK(self.rows, k, device)
-        self.own: list[tuple[int, int]] = []  # (row, position) of documents that are left out
+        self.own: list[tuple[int, int]] = []  # (position, row) of documents that are left out, in order
 
-    def update(self, documents: Tensor, corpus: Vectors, start: int, stop: int) -> None:
-        """Score a padded tile of the corpus, of which the positions ``start`` to ``stop`` are real."""
-        scores = (self.vectors @ documents.T)[: self.rows, : stop - start]
+    def update(self, documents: Tensor, memory: Tensor, corpus: Vectors, start: int, stop: int) -> None:
+        """Score a padded tile of the corpus, of which the positions ``start`` to ``stop`` are real.
+
+        ``memory`` holds the scores: a new tensor for every tile would cost as many page faults.
+        """
+        shape = len(documents), len(self.vectors)
+        scores = torch.mm(documents, self.vectors.T, out=memory[: shape[0] * shape[1]].view(shape))[:, : self.rows]
         if not torch.isfinite(scores.sum()):
             _refuse_not_finite(documents[: stop - start], scores, corpus, start)
-        for row, position in self.own:
-            if start <= position < stop:
-                scores[row, position - start] = -torch.inf
+        scores[stop - start :] = -torch.inf
+        first, last = (bisect_left(self.own, (edge, 0)) for edge in (start, stop))
+        for position, row in self.own[first:last]:
+            scores[position - start, row] = -torch.inf
         self.best.update(scores, start)
 
 
@@ -225,15 +233,13 @@ def _find_own(tiles: list[_QueryTile], corpus: Vectors) -> None:
     for position, id in enumerate(corpus.ids()):
         if id in places:
             tile, row = places[id]
-            tile.own.append((row, position))
+            tile.own.append((position, row))
 
 
 def _hits(tiles: list[_QueryTile], corpus: Vectors) -> Iterator[list[Hits]]:
     """Positions become ids; every shard is read once for all tiles."""
-    results = [[part.cpu() for part in tile.best.result()] for tile in tiles]
+    results = [tile.best.result() for tile in tiles]
     names = corpus.ids_at(p for _, positions, found in results for p in positions[found].unique().tolist())
     for tile, (scores, positions, found) in zip(tiles, results, strict=True):
-        yield [
-            Hits(id, [names[p] for p in positions[row][found[row]].tolist()], scores[row][found[row]].tolist())
-            for row, id in enumerate(tile.ids)
-        ]
+        rows = zip(tile.ids, scores.tolist(), positions.tolist(), found.sum(dim=1).tolist(), strict=True)
+        yield [Hits(id, [names[p] for p in places[:n]], values[:n]) for id, values, places, n in rows]

@@ -19,7 +19,7 @@ def test_keeps_the_greatest_scores_and_the_smallest_positions(data, rows, count,
     best, start = RunningTopK(rows, k, torch.device("cpu")), 0
     while start < count:
         stop = min(count, start + data.draw(st.integers(1, 20)))
-        best.update(torch.from_numpy(scores[:, start:stop]), start)
+        best.update(torch.from_numpy(scores[:, start:stop].T.copy()), start)
         start = stop
     values, positions, found = best.result()
     for row in range(rows):
@@ -30,13 +30,13 @@ def test_keeps_the_greatest_scores_and_the_smallest_positions(data, rows, count,
 
 def test_minus_infinity_leaves_a_position_out():
     best = RunningTopK(1, 3, torch.device("cpu"))
-    best.update(torch.tensor([[1.0, -torch.inf, 2.0]]), 0)
+    best.update(torch.tensor([[1.0], [-torch.inf], [2.0]]), 0)
     _, positions, found = best.result()
     assert positions[found].tolist() == [2, 0]
 
 
 def test_positions_beyond_two_thousand_million_are_kept():
     best = RunningTopK(1, 2, torch.device("cpu"))
-    best.update(torch.tensor([[1.0, 1.0]]), 0)
-    best.update(torch.tensor([[2.0, 1.0]]), 2**32 - 2)
+    best.update(torch.tensor([[1.0], [1.0]]), 0)
+    best.update(torch.tensor([[2.0], [1.0]]), 2**32 - 2)
     assert best.result()[1].tolist() == [[2**32 - 2, 0]]
