@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from polylens.errors import InputError
+
 
 @dataclass
 class DataConfig:
@@ -58,9 +60,16 @@ class GradientCacheConfig:
         enable: off, all rows of a role are one micro-batch, and memory must hold all of them.
         micro_batch_size: rows (queries or documents) of one forward pass.
         micro_batch_tokens: padded tokens of one forward pass (rows x longest row), instead of a number of rows.
+        vision_chunk_size: crops (slices of pictures) of one call of the vision tower; by default all of a micro-batch.
+            Memory of the tower then does not grow with the micro-batch. A tower that is trained is computed once more
+            in the backward pass, chunk by chunk.
         sort_by_cost: put rows of like length together, which saves padding.
         pixel_cache_gb: host memory for pixels kept from the first pass to the second, in GiB a process; what does not
             fit is decoded again.
+        frozen_cache_gb: host memory for what frozen parts (a vision tower that is not tuned, say) gave in the first
+            pass, in GiB a process; micro-batches that do not fit are computed again.
+        keep_graphs_gb: device memory for graphs kept from the first pass, in GiB a process: those micro-batches need
+            no second forward. Give what ``memory_gib`` in the log leaves free.
         low_memory: under ZeRO-2 and 3, reduce gradients after every micro-batch and keep them partitioned, rather than
             hold full ones until the step ends.
     """
@@ -68,9 +77,19 @@ class GradientCacheConfig:
     enable: bool = True
     micro_batch_size: int | None = None
     micro_batch_tokens: int | None = None
+    vision_chunk_size: int | None = None
     sort_by_cost: bool = True
     pixel_cache_gb: float = 4.0
+    frozen_cache_gb: float = 4.0
+    keep_graphs_gb: float = 0.0
     low_memory: bool = False
+
+    def __post_init__(self) -> None:
+        if self.vision_chunk_size is not None and self.vision_chunk_size < 1:
+            raise InputError(f"vision_chunk_size is {self.vision_chunk_size}; it must be at least 1")
+        for name in ("pixel_cache_gb", "frozen_cache_gb", "keep_graphs_gb"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise InputError(f"{name} is {getattr(self, name)}; it must be 0 or more")
 
 
 @dataclass

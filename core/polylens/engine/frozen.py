@@ -51,6 +51,7 @@ class FrozenOutputs:
         self._tapes: dict[int, _Tape] = {}
         self.bytes = 0
         self._full = False
+        self._tried = False
         self._tape: _Tape | None = None
         self._serve: Callable[..., Any] = self._record
         self._watch: _Watch | None = None
@@ -77,7 +78,7 @@ class FrozenOutputs:
     @contextlib.contextmanager
     def recording(self, micro_batch: int) -> Iterator[None]:
         """Holds the first forward pass of a micro-batch, which has no gradient."""
-        if self._full:
+        if self._full or self._excluded.issuperset(self._modules):
             yield
             return
         self._tape, self._serve = _Tape(), self._record
@@ -94,6 +95,7 @@ class FrozenOutputs:
     def replaying(self, micro_batch: int) -> Iterator[None]:
         """Holds the second forward pass of a micro-batch; its backward pass comes after."""
         self._tape, self._serve = self._tapes.pop(micro_batch, None), self._replay
+        self._tried |= self._tape is not None
         try:
             yield
         finally:
@@ -162,9 +164,9 @@ class FrozenOutputs:
         self._excluded |= {other for other in self._modules if other == name or other.startswith(f"{name}.")}
 
     def _settle(self) -> None:
-        """At the end of a step that used outputs: whose output only modules read that were not computed either."""
+        """After the first step that used outputs: whose output only modules read that were not computed either."""
         self._tapes = {}
-        if self._inner is None and self._served:
+        if self._inner is None and self._tried:
             served = self._served - self._excluded
             self._inner = frozenset(n for n, readers in self._readers.items() if n in served and readers <= served)
 

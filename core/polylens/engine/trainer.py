@@ -19,9 +19,11 @@ from transformers.trainer_callback import ExportableState, PrinterCallback, Prog
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 
 from polylens.config.card import ModelCard
+from polylens.config.run import GradientCacheConfig
 from polylens.contracts import Batch, Objective, Outputs
 from polylens.engine import distributed
 from polylens.engine.accumulation import Accumulation, Part, accumulation_for
+from polylens.engine.frozen import FrozenOutputs
 from polylens.engine.gradient_cache import GradientCache, StepResult
 from polylens.engine.loading import Checkpoint
 from polylens.engine.progress import ConsoleLine, MetricsFile
@@ -34,6 +36,7 @@ from polylens.engine.weights import reload_weights
 from polylens.errors import InputError
 
 Forward = Callable[[Batch], Outputs]
+GIB = 2**30
 Evaluator = Callable[[Forward], dict[str, float]]
 
 
@@ -60,7 +63,7 @@ class PolylensTrainer(Trainer):
         checkpoint: model and what belongs to it.
         card: written as ``polylens.json`` into every checkpoint.
         evaluator: measures the model, given its forward pass; called on every rank.
-        low_memory: see ``accumulation_for``.
+        cache: what the gradient cache may keep, and how gradients are reduced.
         verify_gradient: check the gradient before the first step; see ``GradientCheck``.
     """
 
@@ -72,18 +75,18 @@ class PolylensTrainer(Trainer):
         planner: StepPlanner,
         card: ModelCard,
         evaluator: Evaluator | None = None,
-        low_memory: bool = False,
+        cache: GradientCacheConfig | None = None,
         verify_gradient: bool = False,
     ) -> None:
-        self.low_memory, self.verify_gradient = low_memory, verify_gradient
+        self.cache, self.verify_gradient = cache or GradientCacheConfig(), verify_gradient
         self.checkpoint, self.objective, self.card, self.evaluator = checkpoint, objective, card, evaluator
         self.folder = Path(str(args.output_dir))
         self.steps = StepNumbers(planner)
         # Trainer wants an evaluation set before it evaluates; what is measured on is the evaluator's own business.
         measured = self.steps if evaluator is not None else None
-        super().__init__(
-            TrainingModule(checkpoint.model, objective), args, train_dataset=self.steps, eval_dataset=measured
-        )
+        module = TrainingModule(checkpoint.model, objective)
+        super().__init__(module, args, train_dataset=self.steps, eval_dataset=measured)
+        self.frozen = FrozenOutputs(module, int(self.cache.frozen_cache_gb * GIB))
         self.stream = MicroBatchStream(planner, checkpoint.collator(), _loader_options(args), args.device)
         self._window = _Window()
         for callback in (PrinterCallback, ProgressCallback):
@@ -135,7 +138,8 @@ class PolylensTrainer(Trainer):
         with accumulation.step():
             for i, (plan, micro_batches) in enumerate(parts):
                 part = Part(accumulation, share=1 / len(parts), last=i == len(parts) - 1)
-                cache = GradientCache.of_module(model, self.objective, part)
+                options: dict[str, Any] = {"graph_bytes": int(self.cache.keep_graphs_gb * GIB), "frozen": self.frozen}
+                cache = GradientCache.of_module(model, self.objective, part, **options)
                 results.append((plan, cache.step(micro_batches, plan.targets)))
                 self._check(results[-1][1])
         return results
@@ -157,7 +161,7 @@ class PolylensTrainer(Trainer):
 
     def _accumulation(self, model: nn.Module) -> Accumulation:
         scaled = self.accelerator if self.accelerator.scaler is not None else None
-        return accumulation_for(model, scaled, low_memory=self.low_memory)
+        return accumulation_for(model, scaled, low_memory=self.cache.low_memory)
 
     def _check(self, result: StepResult) -> None:
         loss = float(result.loss)
@@ -282,7 +286,7 @@ class _Window:
         found = {name: value / max(self._steps, 1) for name, value in self._metrics.items()}
         found["pairs_per_second"] = self._queries / seconds
         found["tokens_per_second"] = self._tokens / seconds
-        found["memory_gib"] = peak_memory() / 2**30
+        found["memory_gib"] = peak_memory() / GIB
         self._reset()
         return found
 

@@ -87,6 +87,7 @@ def train(config: RunConfig, evaluator: Callable[[Validation], Evaluator]) -> Tr
     objective = build_objective(config)
     resume = checkpoint_to_resume(config)
     args, accumulation = training_arguments(config)
+    _check_kept_graphs(config, args)
     set_seed(args.seed)
     data = _read_data(config)
     checkpoint = load_checkpoint(
@@ -96,6 +97,7 @@ def train(config: RunConfig, evaluator: Callable[[Validation], Evaluator]) -> Tr
         dtype=config.dtype,
         attn_implementation=config.attn_implementation,
         seed=args.seed,
+        vision_chunk_size=config.gradient_cache.vision_chunk_size,
     )
     choose_trained(checkpoint.model, checkpoint.family, objective, config.tune, config.lora)
     card = _card(config, checkpoint, objective)
@@ -112,7 +114,7 @@ def train(config: RunConfig, evaluator: Callable[[Validation], Evaluator]) -> Tr
         planner,
         card,
         measure,
-        low_memory=config.gradient_cache.low_memory,
+        cache=config.gradient_cache,
         verify_gradient=config.verify_gradient,
     )
     _write_run(config, args)
@@ -138,6 +140,15 @@ def build_objective(config: RunConfig) -> Objective:
     if found.records != "pairs":
         raise InputError(f"objective {config.objective.name!r} trains on {found.records}, not on pairs")
     return found
+
+
+def _check_kept_graphs(config: RunConfig, args: TrainingArguments) -> None:
+    zero3 = args.hf_deepspeed_config is not None and args.hf_deepspeed_config.is_zero3()
+    if config.gradient_cache.keep_graphs_gb and config.gradient_cache.low_memory and zero3:
+        raise InputError(
+            "gradient_cache: keep_graphs_gb with low_memory under ZeRO-3 would give wrong gradients without a word; "
+            "leave out one of them"
+        )
 
 
 def _read_data(config: RunConfig) -> Pairs:
