@@ -2,18 +2,44 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
+from yaml.constructor import ConstructorError
 
 from polylens.errors import InputError
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML's safe loader with the floats of YAML 1.2: ``2e-5`` is a number, not a string."""
+    """PyYAML's safe loader with the floats of YAML 1.2: ``2e-5`` is a number, not a string.
+
+    A key that stands in a mapping twice is refused, and so are numbers that would become infinite.
+    """
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        written = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        twice = next((key for key in written if written.count(key) > 1), None)
+        if twice is not None:
+            raise ConstructorError(None, None, f"the key {twice!r} stands in one mapping twice", node.start_mark)
+        return super().construct_mapping(node, deep)
+
+    def construct_yaml_float(self, node: Any) -> float:
+        value = super().construct_yaml_float(node)
+        if math.isinf(value) and "inf" not in node.value.lower():
+            raise ConstructorError(None, None, f"{node.value} is too large a number", node.start_mark)
+        return value
+
+
+_Loader.add_constructor("tag:yaml.org,2002:float", _Loader.construct_yaml_float)
+_SCALAR_ERRORS = (ValueError, LookupError, AttributeError, TypeError)
+"""What PyYAML raises on a scalar that is not of the type its tag names, such as ``!!bool maybe``."""
+
+_MAX_NODES = 100_000
+"""Values in a run file, each alias counted as what it stands for."""
 
 
 class _Dumper(yaml.SafeDumper):
@@ -29,19 +55,46 @@ def read_run_file(path: str | Path) -> dict[str, Any]:
     """The mapping that a YAML (or JSON) file holds; an empty file is an empty mapping.
 
     Raises:
-        InputError: the file cannot be read, is not YAML, or is not a mapping.
+        InputError: the file cannot be read, is not YAML, has a key twice, or is not a mapping.
     """
     try:
-        value = yaml.load(Path(path).read_text(encoding="utf-8"), Loader=_Loader)
+        text = Path(path).read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"cannot read the run file {str(path)!r}: {error}") from error
-    except yaml.YAMLError as error:
+    try:
+        value = _value(text)
+    except (yaml.YAMLError, *_SCALAR_ERRORS) as error:
         raise InputError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
+    except RecursionError as error:
+        raise InputError(f"{path}: it is nested too deep") from error
     if value is None:
         return {}
     if not isinstance(value, dict):
         raise InputError(f"{path}: a run file is a mapping of options, not {type(value).__name__}")
     return value
+
+
+def _value(text: str) -> Any:
+    loader = _Loader(text)
+    try:
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        if _expanded(node, {}) > _MAX_NODES:
+            raise ConstructorError(None, None, f"its aliases stand for more than {_MAX_NODES} values", node.start_mark)
+        return loader.construct_document(node)
+    finally:
+        loader.dispose()
+
+
+def _expanded(node: Any, known: dict[int, float]) -> float:
+    """Values under a node, aliases written out; infinite if it holds itself."""
+    if id(node) not in known:
+        known[id(node)] = math.inf  # until its own are counted
+        parts = node.value if isinstance(node, yaml.CollectionNode) else []
+        below = [part for item in parts for part in (item if isinstance(item, tuple) else [item])]
+        known[id(node)] = 1 + sum(_expanded(part, known) for part in below)
+    return known[id(node)]
 
 
 def run_file_text(run: Mapping[str, Any]) -> str:
