@@ -17,7 +17,9 @@ from __future__ import annotations
 import errno
 import os
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,7 @@ import h5py
 import numpy as np
 
 from polylens.data.documents import Document, check_id
+from polylens.data.extents import Extents
 from polylens.data.hdf5 import HDF5_ERRORS, open_hdf5, plain_dataset
 from polylens.errors import InputError
 from polylens.files import sync
@@ -36,6 +39,7 @@ FORMAT = 1
 
 _CHUNK = 64 * 1024
 _FLUSH_DOCUMENTS = 64
+_TABLES = 64 * 1024  # of HDF5 in one place: in its default 2 KiB they would cut the blob every 2 MiB
 _MARGIN = 2**20  # of a write, for partly filled chunks and HDF5's own tables
 _INDEX = {"end": np.uint64, "text_bytes": np.uint32, "crc32": np.uint32}
 
@@ -56,7 +60,7 @@ def is_shard(path: Path) -> bool:
 
 
 class ShardReader:
-    """A complete shard.
+    """A complete shard. It holds no open file, and can be pickled and shared by threads.
 
     Raises:
         InputError: the file is damaged, or of a newer format.
@@ -64,48 +68,53 @@ class ShardReader:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._file = open_hdf5(path)
-        try:
-            _check_format(self._file, path)
-            self._blob = _values(self._file, "blob", np.uint8)
-            self._ends, self._text_bytes, self._crcs = (
-                _values(self._file, name, kind)[()] for name, kind in _INDEX.items()
-            )
-            self._ids = _values(self._file, "id", None)
-            self._check_index()
-        except HDF5_ERRORS as error:
-            raise InputError(f"the document store's file {path} is damaged: {error}") from error
+        with _opened(path) as file:
+            _check_format(file, path)
+            self._ends, self._text_bytes, self._crcs = (_values(file, name, kind)[()] for name, kind in _INDEX.items())
+            self._check_index(len(_values(file, "id", None)), len(_values(file, "blob", np.uint8)))
+        self._verified = bytearray(len(self._ends))
 
     def ids(self) -> list[str]:
         """Ids in stored order."""
-        try:
-            return [check_id(value.decode("utf-8"), str(self.path)) for value in self._ids[()]]
-        except HDF5_ERRORS as error:
-            raise InputError(f"the document store's file {self.path} is damaged: {error}") from error
+        with _opened(self.path) as file:
+            return [check_id(value.decode("utf-8"), str(self.path)) for value in _values(file, "id", None)[()]]
 
     def read(self, id: str, position: int) -> Document:
-        """The document at ``position``; its checksum is verified against ``id``."""
+        """The document at ``position``; its checksum is verified against ``id`` when it is read first."""
         start = int(self._ends[position - 1]) if position else 0
         try:
-            data = self._blob[start : int(self._ends[position])].tobytes()
-        except HDF5_ERRORS as error:
+            data = self._extents.read(self.path, start, int(self._ends[position]))
+        except OSError as error:
             raise InputError(f"document {id!r} in {self.path} cannot be read: {error}") from error
         text_bytes = int(self._text_bytes[position])
-        if document_crc(id, data, text_bytes) != self._crcs[position]:
-            raise InputError(f"document {id!r} in {self.path} is damaged: its checksum does not match")
+        if not self._verified[position]:
+            if document_crc(id, data, text_bytes) != self._crcs[position]:
+                raise InputError(f"document {id!r} in {self.path} is damaged: its checksum does not match")
+            self._verified[position] = True
         cut = len(data) - text_bytes
         return Document(id, data[:cut] or None, data[cut:].decode("utf-8"))
 
-    def close(self) -> None:
-        self._file.close()
+    @cached_property
+    def _extents(self) -> Extents:
+        with _opened(self.path) as file:
+            return Extents(_values(file, "blob", np.uint8))
 
-    def _check_index(self) -> None:
+    def _check_index(self, ids: int, blob: int) -> None:
         ends = self._ends.astype(np.int64)
         lengths = np.diff(ends, prepend=0)
-        counts = {len(self._ends), len(self._text_bytes), len(self._crcs), len(self._ids)}
+        counts = {len(self._ends), len(self._text_bytes), len(self._crcs), ids}
         end = int(ends[-1]) if len(ends) else 0
-        if len(counts) > 1 or not (lengths >= self._text_bytes).all() or end != len(self._blob):
+        if len(counts) > 1 or not (lengths >= self._text_bytes).all() or end != blob:
             raise ValueError("its index does not fit its content")
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[h5py.File]:
+    with open_hdf5(path) as file:
+        try:
+            yield file
+        except HDF5_ERRORS as error:
+            raise InputError(f"the document store's file {path} is damaged: {error}") from error
 
 
 def _values(file: h5py.File, name: str, kind: Any) -> h5py.Dataset:
@@ -267,7 +276,7 @@ def _open_for_writing(path: Path) -> h5py.File:
 
 
 def _create(path: Path) -> h5py.File:
-    file = h5py.File(path, "w")
+    file = h5py.File(path, "w", meta_block_size=_TABLES)
     file.attrs["polylens_format"] = FORMAT
     file.create_dataset("blob", (0,), np.uint8, maxshape=(None,), chunks=(_CHUNK,))
     for name, kind in _INDEX.items():

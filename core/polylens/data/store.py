@@ -14,7 +14,7 @@ from pathlib import Path
 from types import TracebackType
 
 from polylens.config import schemas
-from polylens.data.documents import Document, DocumentSource, DocumentUnion, IndexedDocuments, OpenFiles, check_id
+from polylens.data.documents import Document, DocumentSource, DocumentUnion, IndexedDocuments, check_id
 from polylens.data.records import parse_line, scan_jsonl
 from polylens.data.shards import FORMAT, ShardReader, ShardWriter, is_shard, sealed_shards, shard_name
 from polylens.errors import InputError
@@ -40,24 +40,23 @@ class DocumentStore(IndexedDocuments):
     """
 
     def __init__(self, paths: Sequence[str | Path]) -> None:
-        self._shards = [shard for path in paths for shard in _shards_of(Path(path))]
+        self._shards = [ShardReader(shard) for path in paths for shard in _shards_of(Path(path))]
         self._places: list[tuple[int, int]] = []
         ids: dict[str, int] = {}
         for number, shard in enumerate(self._shards):
-            for position, id in enumerate(_ids_of(shard)):
+            for position, id in enumerate(shard.ids()):
                 first = ids.setdefault(id, number)
                 if first != number:
-                    raise InputError(f"document {id!r} is stored twice: in {self._shards[first]} and in {shard}")
+                    where = f"in {self._shards[first].path} and in {shard.path}"
+                    raise InputError(f"document {id!r} is stored twice: {where}")
                 self._places.append((number, position))
         super().__init__(", ".join(map(str, paths)), list(ids))
         if len(ids) != len(self._places):
             raise InputError(f"a document is stored twice within one file of {self.name}")
-        self._files = OpenFiles(ShardReader)
 
     def _read(self, id: str, position: int) -> Document:
         shard, place = self._places[position]
-        with self._files.use(self._shards[shard]) as reader:
-            return reader.read(id, place)
+        return self._shards[shard].read(id, place)
 
 
 def open_documents(paths: Sequence[str | Path]) -> DocumentSource:
@@ -114,14 +113,6 @@ def _shards_of(path: Path) -> list[Path]:
     return shards
 
 
-def _ids_of(shard: Path) -> list[str]:
-    reader = ShardReader(shard)
-    try:
-        return reader.ids()
-    finally:
-        reader.close()
-
-
 def _manifest(folder: Path) -> Iterator[dict]:
     path = folder / MANIFEST
     if not path.exists():
@@ -157,7 +148,7 @@ class DocumentWriter:
         self._folder.mkdir(parents=True, exist_ok=True)
         self._lock = _locked(self._folder / f".{shard}.lock")
         _repair_manifest(self._folder)
-        self._ids = {id for path in sealed_shards(self._folder) for id in _ids_of(path)}
+        self._ids = {id for path in sealed_shards(self._folder) for id in ShardReader(path).ids()}
         self._shard: ShardWriter | None = self._start()
         self._ids.update(self._shard.ids)
 
@@ -270,7 +261,7 @@ def _repair_manifest(folder: Path) -> None:
     noted = {line["shard"] for line in _manifest(folder)}
     for shard in sealed_shards(folder):
         if shard.name not in noted:
-            _append_line(path, _entry(shard, len(_ids_of(shard))))
+            _append_line(path, _entry(shard, len(ShardReader(shard).ids())))
 
 
 def _entry(shard: Path, documents: int) -> dict:
