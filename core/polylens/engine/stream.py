@@ -6,10 +6,11 @@ keeps pixels up to a budget, and what does not fit is prepared again for the sec
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
@@ -140,17 +141,26 @@ class TwoPasses:
 
 @dataclass(slots=True)
 class Packed:
-    """A batch whose crops are one tensor: a worker sends each tensor through a file descriptor of its own."""
+    """A batch on its way from a worker, which sends every tensor through a file descriptor of its own.
+
+    Opening one costs more than half a millisecond, so all crops are one tensor, and what is small is no tensor.
+
+    Attributes:
+        batch: with NumPy arrays for its tensors, and without crops.
+        pixels: all crops one after the other, if there are any.
+        shapes: of each crop.
+    """
 
     batch: Batch
-    pixels: Tensor
+    pixels: Tensor | None
     shapes: list[torch.Size]
 
 
 def pack(batch: Batch) -> Packed:
     """A batch fit to cross a process border."""
-    flat = torch.cat([crop.flatten() for crop in batch.pixels]) if batch.pixels else torch.empty(0, dtype=torch.uint8)
-    return Packed(replace(batch, pixels=[]), flat, [crop.shape for crop in batch.pixels])
+    flat = torch.cat([crop.flatten() for crop in batch.pixels]) if batch.pixels else None
+    small = _converted(replace(batch, pixels=[]), Tensor, Tensor.numpy)
+    return Packed(small, flat, [crop.shape for crop in batch.pixels])
 
 
 def unpack(packed: Packed | InputError) -> Batch:
@@ -162,8 +172,18 @@ def unpack(packed: Packed | InputError) -> Batch:
     """
     if isinstance(packed, InputError):
         raise packed
+    batch = _converted(packed.batch, np.ndarray, torch.from_numpy)
+    if packed.pixels is None:
+        return batch
     parts = packed.pixels.split([shape.numel() for shape in packed.shapes])
-    return replace(packed.batch, pixels=[p.view(shape) for p, shape in zip(parts, packed.shapes, strict=True)])
+    return replace(batch, pixels=[p.view(shape) for p, shape in zip(parts, packed.shapes, strict=True)])
+
+
+def _converted(batch: Batch, kind: type, convert: Callable[[Any], Any]) -> Batch:
+    """The batch with ``convert`` applied to each of its parts that is a ``kind``."""
+    parts = {field.name: getattr(batch, field.name) for field in fields(batch)}
+    changed = {name: convert(part) for name, part in parts.items() if isinstance(part, kind)}
+    return replace(batch, **changed, rows={name: convert(row) for name, row in batch.rows.items()})
 
 
 def _same(value: Any) -> Any:
