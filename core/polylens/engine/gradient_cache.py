@@ -148,7 +148,7 @@ class GradientCache(Generic[M]):
             if not self.objective.is_coupled:
                 first.add(Encoded({}, normalisers=self.objective.normalisers(micro_batch)), None, None)
                 continue
-            state = RandomState.capture()
+            state = RandomState.capture(first.parts[-1].state if first.parts else None)
             if budget.allows_another:
                 encoded, fits = self._with_graph(micro_batch, budget)
             else:
