@@ -6,6 +6,7 @@ Every launcher averages gradients over ranks; the loss is a sum over ranks, so i
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -72,17 +73,35 @@ class CoalescedAccumulation(Accumulation):
 
     A plain sequence of ``engine.backward`` silently applies only the last micro-batch on ZeRO 1 and 2 (DeepSpeed
     0.18 and later); inside ``coalesce_grad_reduction`` full gradients add up on every rank and are reduced when the
-    block ends.
+    block ends. Those of half precision add up in float32, for a sum of 512 in bfloat16 is 3 % off, and one that is
+    rounded in the end 0.2 %; this takes four bytes more for each trained weight.
     """
 
     def __init__(self, engine: Any) -> None:
         self._engine = engine
+        self._sums: dict[nn.Parameter, Tensor] = {}
 
-    def step(self) -> AbstractContextManager[Any]:
-        return self._engine.coalesce_grad_reduction()
+    @contextlib.contextmanager
+    def step(self) -> Iterator[None]:
+        with self._engine.coalesce_grad_reduction():
+            yield
+            for parameter, total in self._sums.items():
+                assert parameter.grad is not None
+                parameter.grad.copy_(total)
+            self._sums.clear()
 
     def backward(self, loss: Tensor, last: bool) -> None:
         self._engine.backward(loss * world_size(), scale_wrt_gas=False)
+        for parameter in self._engine.module.parameters():
+            if parameter.grad is not None and parameter.grad.itemsize == 2:
+                self._take(parameter, parameter.grad)
+
+    def _take(self, parameter: nn.Parameter, gradient: Tensor) -> None:
+        if parameter in self._sums:
+            self._sums[parameter] += gradient
+        else:
+            self._sums[parameter] = gradient.float()
+        gradient.zero_()  # in place: under ZeRO-3 a weight that is put away takes no gradient of its own size
 
 
 class BoundaryAccumulation(Accumulation):
@@ -131,6 +150,7 @@ def accumulation_for(model: nn.Module, accelerator: Any = None, *, low_memory: b
     if isinstance(model, DistributedDataParallel):
         return DataParallelAccumulation(model, accelerator)
     if hasattr(model, "coalesce_grad_reduction"):
-        plain = low_memory or model.zero_optimization_stage() == 0  # pyright: ignore[reportCallIssue]
+        stage: int = model.zero_optimization_stage()  # pyright: ignore[reportCallIssue,reportAssignmentType]
+        plain = stage == 0 or (low_memory and stage > 1)  # ZeRO-1 keeps full gradients either way
         return BoundaryAccumulation(model) if plain else CoalescedAccumulation(model)
     return ScaledAccumulation(accelerator) if accelerator is not None else Accumulation()
