@@ -143,7 +143,7 @@ def build_objective(config: RunConfig) -> Objective:
 
 
 def _check_kept_graphs(config: RunConfig, args: TrainingArguments) -> None:
-    zero3 = args.hf_deepspeed_config is not None and args.hf_deepspeed_config.is_zero3()
+    zero3 = bool(args.deepspeed) and args.hf_deepspeed_config.is_zero3()  # an attribute with DeepSpeed alone
     if config.gradient_cache.keep_graphs_gb and config.gradient_cache.low_memory and zero3:
         raise InputError(
             "gradient_cache: keep_graphs_gb with low_memory under ZeRO-3 would give wrong gradients without a word; "
