@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from polylens.contracts import Batch, Coupled, Objective
 from polylens.engine import distributed
-from polylens.engine.gradient_cache import Encoded
+from polylens.engine.encoded import Encoded
 from polylens.objectives.slope import gradient_error
 
 Forward = Callable[[Batch, Mapping[str, float]], Encoded]

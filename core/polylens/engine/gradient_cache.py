@@ -49,6 +49,10 @@ class StepResult:
     counts: dict[str, float]
 
 
+class PassesDiffer(RuntimeError):
+    """An encoder gave other vectors in the second pass, so the gradients that came back belong to others."""
+
+
 class GradientCache(Generic[M]):
     """Computes the gradient of an objective over a batch of any size, one micro-batch at a time.
 
@@ -123,7 +127,7 @@ class GradientCache(Generic[M]):
             targets: what the objective needs to know of the global batch; see ``Objective.coupled``.
 
         Raises:
-            RuntimeError: a micro-batch gave other vectors the second time.
+            PassesDiffer: a micro-batch gave other vectors the second time.
         """
         passes: Iterable[Any] = micro_batches
         if isinstance(micro_batches, Mapping):
@@ -301,7 +305,7 @@ class _Returned:
             return
         away, total = distributed.sum_tensor(self._squares).tolist()
         if not away <= MAX_DEVIATION**2 * total:
-            raise RuntimeError(
+            raise PassesDiffer(
                 f"the second forward pass gave other vectors than the first (relative difference "
                 f"{math.sqrt(away / total) if total else math.nan:.2g}): the encoder keeps a state between calls, or "
                 "draws random numbers from a generator of its own, so its gradient cannot be computed in two passes"

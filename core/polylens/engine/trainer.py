@@ -86,7 +86,7 @@ class PolylensTrainer(Trainer):
         measured = self.steps if evaluator is not None else None
         module = TrainingModule(checkpoint.model, objective)
         super().__init__(module, args, train_dataset=self.steps, eval_dataset=measured)
-        self.frozen = FrozenOutputs(module, int(self.cache.frozen_cache_gb * GIB))
+        self.frozen = self._frozen_outputs()
         self.stream = MicroBatchStream(planner, checkpoint.collator(), _loader_options(args), args.device)
         self._window = _Window()
         for callback in (PrinterCallback, ProgressCallback):
@@ -144,6 +144,9 @@ class PolylensTrainer(Trainer):
                 self._check(results[-1][1])
         return results
 
+    def _frozen_outputs(self) -> FrozenOutputs:
+        return FrozenOutputs(self.model, int(self.cache.frozen_cache_gb * GIB))  # pyright: ignore[reportArgumentType]
+
     def _verify_gradient(self, model: nn.Module, inputs: tuple[int, int]) -> None:
         check = GradientCheck(
             self.objective,
@@ -156,6 +159,7 @@ class PolylensTrainer(Trainer):
             half=self.args.bf16 or self.args.fp16 or self.checkpoint.model.dtype.itemsize == 2,
         )
         report = check.run(model, *inputs)
+        self.frozen = self._frozen_outputs()  # which in its first step finds what to keep
         if self.is_world_process_zero():
             tqdm.write(str(report))
 

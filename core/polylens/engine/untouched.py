@@ -80,10 +80,13 @@ def _scaled_down(scaler: Any) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _gradients_cleared(model: nn.Module) -> Iterator[nn.Module]:
-    yield _twin(model) if isinstance(model, DistributedDataParallel) else model
+    if isinstance(model, DistributedDataParallel):
+        yield _twin(model)
+        gc.collect()  # the twin lies in circles of references, and holds a copy of all gradients
+    else:
+        yield model
     for parameter in model.parameters():
         parameter.grad = None
-    gc.collect()  # the twin lies in circles of references, and holds a copy of all gradients
 
 
 def _twin(model: DistributedDataParallel) -> DistributedDataParallel:

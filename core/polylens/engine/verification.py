@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from polylens.contracts import Batch, Collator, ModelFamily, Objective
 from polylens.engine import distributed
 from polylens.engine.direct_gradient import DirectGradient, Forward, direct_gradient, full_shape
+from polylens.engine.gradient_cache import PassesDiffer
 from polylens.engine.planner import Budget
 from polylens.engine.random_state import RandomState
 from polylens.engine.steps import BatchPlan, PairBatches, StepPlanner
@@ -121,7 +122,7 @@ class GradientCheck:
         chosen = {name: trained[name] for name in names}
         with untouched(model, self.scaler) as trial:
             start, scale = RandomState.capture(), loss_scale(model, self.scaler)
-            self.gradients(trial, parts)
+            self._cached(trial, parts)
             start.restore()
             direct = self._direct(model, parts, chosen, scale)
             squares = _squares(model, chosen, direct.values, owners, scale)
@@ -153,6 +154,12 @@ class GradientCheck:
         if name.startswith("objective_parameters."):
             return "objective"
         return component_of(name.removeprefix("model."), self.family) or "other"
+
+    def _cached(self, model: nn.Module, parts: Sequence[Part]) -> None:
+        try:
+            self.gradients(model, parts)
+        except PassesDiffer as error:
+            raise InputError(f"--verify-gradient: {error}. Training has not started") from error
 
     def _direct(
         self, model: Any, parts: Sequence[Part], chosen: Mapping[str, nn.Parameter], scale: float
