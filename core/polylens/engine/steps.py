@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,6 +22,10 @@ from polylens.engine.planner import Budget, plan
 from polylens.errors import InputError
 
 QUERY, DOCUMENT = range(len(ROLES))
+
+
+Cost = tuple[int, int]
+"""Tokens, and bytes of pixels."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,19 +109,30 @@ class PairRecords:
         self, pairs: Sequence[Pair], documents: DocumentSource, preparer: Preparer, max_lengths: tuple[int, int]
     ) -> None:
         self.pairs, self.documents, self.preparer, self.max_lengths = pairs, documents, preparer, max_lengths
-        self._outlines: dict[tuple[int, int | str], tuple[int, int]] = {}
+        self._costs: dict[int | str, Cost] = {}
 
     def record(self, row: Row) -> Record:
         return self.pairs[row.key].query if isinstance(row.key, int) else document_record(self.documents.read(row.key))
 
-    def cost(self, row: Row) -> tuple[int, int]:
+    def cost(self, row: Row) -> Cost:
+        """What the row costs, read once."""
+        if row.key not in self._costs:
+            self._costs[row.key] = self.read_cost(row)
+        return self._costs[row.key]
+
+    def read_cost(self, row: Row) -> Cost:
         """Tokens of the row, and bytes of its pixels, from the headers of its pictures."""
-        key = (row.role, row.key)
-        if key not in self._outlines:
-            encoding, sliced = self.preparer.outline(self.record(row), self.max_lengths[row.role])
-            pixels = sum(3 * crop.size[0] * crop.size[1] for cut in sliced for crop in cut.crops)
-            self._outlines[key] = (len(encoding.input_ids), pixels)
-        return self._outlines[key]
+        encoding, sliced = self.preparer.outline(self.record(row), self.max_lengths[row.role])
+        pixels = sum(3 * crop.size[0] * crop.size[1] for cut in sliced for crop in cut.crops)
+        return len(encoding.input_ids), pixels
+
+    def unknown(self, rows: Sequence[Row]) -> list[Row]:
+        """The rows whose cost was not read yet, each document once."""
+        return list({row.key: row for row in rows if row.key not in self._costs}.values())
+
+    def learn(self, costs: Mapping[int | str, Cost]) -> None:
+        """Take over costs by key that another process read."""
+        self._costs.update(costs)
 
 
 class StepPlanner:
@@ -153,12 +168,20 @@ class StepPlanner:
 
     def step(self, epoch: int, step: int) -> list[BatchPlan]:
         """The global batches of one optimizer step."""
+        return [self._plan(numbers, epoch) for numbers in self._numbers(epoch, step)]
+
+    def unknown(self, epoch: int, step: int) -> list[Row]:
+        """Rows of a step that can be planned faster once their costs are known."""
+        rows = [row for numbers in self._numbers(epoch, step) for row in self._rows(numbers, epoch)]
+        return self.records.unknown(rows)
+
+    def _numbers(self, epoch: int, step: int) -> list[list[int]]:
+        """Pairs of each global batch of a step."""
         start = step * self.accumulation
-        chosen = self.batches.epoch(epoch)[start : start + self.accumulation]
-        return [self._plan(numbers.tolist(), epoch) for numbers in chosen]
+        return [numbers.tolist() for numbers in self.batches.epoch(epoch)[start : start + self.accumulation]]
 
     def _plan(self, numbers: Sequence[int], epoch: int) -> BatchPlan:
-        rows, targets = self._rows(numbers, epoch)
+        rows = self._rows(numbers, epoch)
         costs = [self.records.cost(row) for row in rows]
         tokens = [cost for cost, _ in costs]
         own = plan(tokens, [row.role for row in rows], self.ranks, self.budget, sort=self.sort)[self.rank]
@@ -166,24 +189,27 @@ class StepPlanner:
         return BatchPlan(
             micro_batches=tuple(tuple(rows[i] for i in part) for part in own),
             keep=sum(total <= self.pixel_cache_bytes for total in pixels),
-            targets=targets,
+            targets=self._targets(numbers, rows),
             queries=len(numbers),
             tokens=sum(tokens),
             padded_tokens=sum(len(part) * max((tokens[i] for i in part), default=0) for part in own),
         )
 
-    def _rows(self, numbers: Sequence[int], epoch: int) -> tuple[list[Row], PairTargets]:
-        """Rows of a global batch in their canonical order, and who answers whom."""
+    def _rows(self, numbers: Sequence[int], epoch: int) -> list[Row]:
+        """Rows of a global batch in their canonical order: queries, then each one's positive and its negatives."""
         documents: list[str] = []
-        positive = []
         for number in numbers:
             pair = self.records.pairs[number]
-            positive.append(len(documents))
-            documents.append(pair.positives[epoch % len(pair.positives)])
-            documents.extend(pair.negatives[: self.hard_negatives])
+            documents += [pair.positives[epoch % len(pair.positives)], *pair.negatives[: self.hard_negatives]]
         rows = [Row(QUERY, number, i) for i, number in enumerate(numbers)]
-        rows += [Row(DOCUMENT, id, i) for i, id in enumerate(documents)]
-        return rows, PairTargets(torch.tensor(positive), self._ignored(numbers, documents, positive))
+        return rows + [Row(DOCUMENT, id, i) for i, id in enumerate(documents)]
+
+    def _targets(self, numbers: Sequence[int], rows: Sequence[Row]) -> PairTargets:
+        """Who answers whom."""
+        documents = [str(row.key) for row in rows[len(numbers) :]]
+        lengths = [1 + len(self.records.pairs[number].negatives[: self.hard_negatives]) for number in numbers]
+        positive = [0, *itertools.accumulate(lengths[:-1])]
+        return PairTargets(torch.tensor(positive), self._ignored(numbers, documents, positive))
 
     def _ignored(self, numbers: Sequence[int], documents: Sequence[str], positive: Sequence[int]) -> torch.Tensor:
         """Pairs (query, document) of the batch that are relevant without being the target."""

@@ -6,6 +6,8 @@ keeps pixels up to a budget, and what does not fit is prepared again for the sec
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
@@ -16,7 +18,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from polylens.contracts import IGNORE_INDEX, Batch, Collator, Example
-from polylens.engine.steps import BatchPlan, PairRecords, Row, StepPlanner
+from polylens.engine.steps import BatchPlan, Cost, PairRecords, Row, StepPlanner
 from polylens.errors import InputError
 
 
@@ -24,7 +26,7 @@ class MicroBatches(Dataset[Any]):
     """Rows into a batch; an empty request gives a batch of one filler row, which stands for nothing."""
 
     def __init__(self, records: PairRecords, collator: Collator) -> None:
-        self._records, self._collator = records, collator
+        self.records, self._collator = records, collator
 
     def __getitem__(self, rows: Sequence[Row]) -> Packed | InputError:
         try:
@@ -34,9 +36,39 @@ class MicroBatches(Dataset[Any]):
         return pack(self._collator(examples))
 
     def _example(self, row: Row) -> Example:
-        record, length = self._records.record(row), self._records.max_lengths[row.role]
+        record, length = self.records.record(row), self.records.max_lengths[row.role]
         rows = {"role": row.role, "position": row.position}
-        return self._records.preparer.example(record, length, rows)
+        return self.records.preparer.example(record, length, rows)
+
+
+@dataclass(frozen=True, slots=True)
+class CostRequest:
+    """Rows of which a worker is to read the costs, so that the next step can be planned at once."""
+
+    rows: Sequence[Row]
+
+
+@dataclass(frozen=True, slots=True)
+class Costs:
+    """What a worker read of a ``CostRequest``."""
+
+    by_key: dict[int | str, Cost]
+
+
+class WorkerTasks(Dataset[Any]):
+    """What the workers of a stream are asked for: micro-batches, and costs."""
+
+    def __init__(self, micro_batches: MicroBatches) -> None:
+        self._micro_batches = micro_batches
+
+    def __getitem__(self, request: Sequence[Row] | CostRequest) -> Packed | InputError | Costs:
+        if not isinstance(request, CostRequest):
+            return self._micro_batches[request]
+        found = Costs({})
+        for row in request.rows:
+            with contextlib.suppress(InputError):  # the planner meets it when the turn of the row comes
+                found.by_key[row.key] = self._micro_batches.records.read_cost(row)
+        return found
 
 
 def filler(rows: dict[str, Any]) -> Example:
@@ -62,7 +94,7 @@ class MicroBatchStream:
 
     def __init__(self, planner: StepPlanner, collator: Collator, loader: dict[str, Any], device: torch.device) -> None:
         self._planner, self._device = planner, device
-        self._dataset = MicroBatches(planner.records, collator)
+        self._dataset = WorkerTasks(MicroBatches(planner.records, collator))
         self._loader = loader
         self._plans = _Plans(planner)
         self._batches: Iterator[Packed | InputError] | None = None
@@ -78,13 +110,21 @@ class MicroBatchStream:
 
     def _restart(self, epoch: int, step: int) -> None:
         self._plans = _Plans(self._planner)
-        requests = _Requests(self._plans, epoch, step)
+        requests = _Requests(self._plans, epoch, step, read_ahead=bool(self._loader.get("num_workers")))
         # A generator of its own: creating an iterator must not draw from the one that dropout uses.
         generator = torch.Generator()
         loader = DataLoader(
             self._dataset, sampler=requests, batch_size=None, collate_fn=_same, generator=generator, **self._loader
         )
-        self._batches = iter(loader)
+        self._batches = self._received(iter(loader))
+
+    def _received(self, made: Iterator[Any]) -> Iterator[Packed | InputError]:
+        """Micro-batches out of what workers make; costs go to the planner."""
+        for found in made:
+            if isinstance(found, Costs):
+                self._planner.records.learn(found.by_key)
+            else:
+                yield found
 
 
 class _Plans:
@@ -101,21 +141,37 @@ class _Plans:
         return plans
 
 
-class _Requests(Sampler[tuple[Row, ...]]):
-    """Endless requests from a given step on: each batch's first pass, then what its second pass needs anew."""
+class _Requests(Sampler[Any]):
+    """Endless requests from a given step on: each batch's first pass, then what its second pass needs anew.
 
-    def __init__(self, plans: _Plans, epoch: int, step: int) -> None:
-        self._plans, self._epoch, self._step = plans, epoch, step
+    Args:
+        read_ahead: have workers read the costs of the next step meanwhile: a thousand rows take a second or more, for
+            which the model would wait.
+    """
 
-    def __iter__(self) -> Iterator[tuple[Row, ...]]:
+    def __init__(self, plans: _Plans, epoch: int, step: int, *, read_ahead: bool) -> None:
+        self._plans, self._epoch, self._step, self._read_ahead = plans, epoch, step, read_ahead
+
+    def __iter__(self) -> Iterator[tuple[Row, ...] | CostRequest]:
         epoch, step = self._epoch, self._step
         while True:
-            for part in self._plans.take(epoch, step):
-                yield from part.micro_batches
-                yield from part.micro_batches[part.keep :]
-            step += 1
-            if step == len(self._plans.planner):
-                epoch, step = epoch + 1, 0
+            requests = [rows for part in self._plans.take(epoch, step) for rows in _of_both_passes(part)]
+            epoch, step = (epoch, step + 1) if step + 1 < len(self._plans.planner) else (epoch + 1, 0)
+            ahead = self._costs(epoch, step, len(requests)) if self._read_ahead else iter(())
+            for request in requests:
+                yield request
+                yield from itertools.islice(ahead, 1)
+
+    def _costs(self, epoch: int, step: int, requests: int) -> Iterator[CostRequest]:
+        """Requests for the costs of a step, at most half as many as ``requests``, to be back in time."""
+        rows = self._plans.planner.unknown(epoch, step)
+        size = max(-(-len(rows) // max(requests // 2, 1)), 1)
+        return (CostRequest(rows[start : start + size]) for start in range(0, len(rows), size))
+
+
+def _of_both_passes(plan: BatchPlan) -> Iterator[tuple[Row, ...]]:
+    yield from plan.micro_batches
+    yield from plan.micro_batches[plan.keep :]
 
 
 class TwoPasses:

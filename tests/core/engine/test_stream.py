@@ -15,8 +15,8 @@ from polylens.data.images import ImageOpener
 from polylens.data.pairs import read_pairs
 from polylens.data.store import DocumentWriter, open_documents
 from polylens.engine.planner import Budget
-from polylens.engine.steps import PairBatches, PairRecords, StepPlanner
-from polylens.engine.stream import MicroBatchStream, pack, unpack
+from polylens.engine.steps import PairBatches, PairRecords, Row, StepPlanner
+from polylens.engine.stream import CostRequest, Costs, MicroBatches, MicroBatchStream, WorkerTasks, pack, unpack
 from polylens.errors import InputError
 
 SOME = 400_000
@@ -115,6 +115,27 @@ def test_streaming_draws_no_random_number(tiny, records):
     before = torch.get_rng_state()
     both_passes(stream(tiny, planner(records), workers=1), range(2))
     assert torch.equal(before, torch.get_rng_state())
+
+
+def test_workers_read_the_costs_of_the_next_step(tiny, records, monkeypatch):
+    """The process that trains reads those of the first step alone."""
+    own = PairRecords(records.pairs, records.documents, records.preparer, records.max_lengths)
+    steps, read = planner(own), []
+    whole = PairRecords.read_cost
+    monkeypatch.setattr(PairRecords, "read_cost", lambda self, row: read.append(row.key) or whole(self, row))
+    both_passes(stream(tiny, steps, workers=1), range(3))
+    (first,) = steps.step(0, 0)
+    assert sorted(map(str, read)) == sorted({str(row.key) for part in first.micro_batches for row in part})
+    assert steps.unknown(0, 1) == steps.unknown(0, 2) == []
+
+
+def test_a_row_that_cannot_be_read_has_no_cost_yet(tiny, records):
+    tasks = WorkerTasks(MicroBatches(records, tiny.collator()))
+    whole, lost = Row(0, 0, 0), Row(1, "book.pdf#99", 0)
+    found = tasks[CostRequest((whole, lost))]
+    assert found == Costs({0: records.cost(whole)})
+    with pytest.raises(InputError, match=r"there is no document 'book\.pdf#99'"):
+        records.cost(lost)
 
 
 def test_a_packed_batch_is_the_batch(tiny, records):
