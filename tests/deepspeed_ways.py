@@ -68,7 +68,7 @@ class Way:
             config["bf16"] = {"enabled": True}
         if self.precision == "fp16":
             config["fp16"] = {"enabled": True, "initial_scale_power": self.scale_power, "hysteresis": 1}
-        if self.low_memory and self.precision != "float32":
+        if self.low_memory and self.stage > 1 and self.precision != "float32":  # as the engine does
             config["data_types"] = {"grad_accum_dtype": "fp32"}
         return config
 
