@@ -52,8 +52,8 @@ class EncodeOptions:
     vision_chunk_size: int | None = None
 
     def __post_init__(self) -> None:
-        for name, least in (("batch_size", 1), ("rows_per_shard", 1), ("num_workers", 0)):
-            if getattr(self, name) < least:
+        for name, least in (("batch_size", 1), ("rows_per_shard", 1), ("num_workers", 0), ("vision_chunk_size", 1)):
+            if getattr(self, name) is not None and getattr(self, name) < least:
                 raise InputError(f"{name} is {getattr(self, name)}, it must be at least {least}")
 
 
