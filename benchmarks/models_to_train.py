@@ -95,8 +95,8 @@ def _adapt_upper_half(model: nn.Module) -> None:
 class Pages(Problem):
     """Random pages and a random MiniCPM-V 2.0 whose vision tower, which is frozen, does most of the work."""
 
-    size, micro_batch_tokens = 48, 800
-    shares = (0.4, 0.3)
+    size, micro_batch_tokens = 48, 400
+    shares = (0.1, 0.45)
 
     def __init__(self) -> None:
         import polylens
