@@ -304,7 +304,7 @@ class _Returned:
         if not self._cotangents:
             return
         away, total = distributed.sum_tensor(self._squares).tolist()
-        if not away <= MAX_DEVIATION**2 * total:
+        if math.isfinite(total) and not away <= MAX_DEVIATION**2 * total:  # else the loss is not finite either
             raise PassesDiffer(
                 f"the second forward pass gave other vectors than the first (relative difference "
                 f"{math.sqrt(away / total) if total else math.nan:.2g}): the encoder keeps a state between calls, or "

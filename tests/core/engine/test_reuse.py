@@ -229,3 +229,10 @@ def test_vectors_that_differ_between_the_passes_are_refused():
 
     with pytest.raises(RuntimeError, match="second forward pass gave other vectors"):
         GradientCache(encode, objective()).step(PARTS)
+
+
+def test_vectors_that_are_not_numbers_show_in_the_loss():
+    model = Encoder(())
+    with torch.no_grad():
+        model.blocks[0].linear.weight.fill_(torch.nan)
+    assert torch.isnan(GradientCache(model, objective()).step(PARTS).loss)
