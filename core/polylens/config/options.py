@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -64,7 +65,8 @@ def _convert(kind: Any, value: Any, where: str) -> Any:
     elif (origin or kind) is dict and isinstance(value, Mapping):
         return dict(value)
     elif kind is float and isinstance(value, int | float) and not isinstance(value, bool):
-        return float(value)
+        if isinstance(value, float) or abs(value) <= sys.float_info.max:
+            return float(value)
     elif kind is Any or (isinstance(kind, type) and type(value) is kind):
         return value
     allowed = " | ".join(map(str, args)) if origin is Literal else str(getattr(kind, "__name__", kind))

@@ -19,8 +19,9 @@ from polylens.config.options import build_options
 from polylens.contracts import ChatTemplate, Collator, ImagePreprocessor, ImageSlicer, ModelFamily
 from polylens.data.images import ImageOpener
 from polylens.data.prepare import Preparer
+from polylens.engine.reading import refusing
 from polylens.engine.sources import ModelSource, find_model
-from polylens.engine.weights import is_partitioned, load_model
+from polylens.engine.weights import described, is_partitioned, load_model
 from polylens.errors import InputError
 
 
@@ -94,11 +95,15 @@ def load_checkpoint(
     chosen = build_options(family.options, given, f"model family {family.name!r}")
     if found.adapter is not None and found.card is not None and found.card.base_seed is not None:
         seed = found.card.base_seed
-    tokenizer = hooks.tokenizer(family=family, source=found.folder)
+    with refusing(f"{found.folder}: the tokenizer cannot be read", trusted=found.is_preset):
+        tokenizer = hooks.tokenizer(family=family, source=found.folder)
     around = {"family": family, "config": config, "options": chosen}
     model: Any = load_model(hooks, found, dtype, attn_implementation, seed)
     if vision_chunk_size is not None:
         _set_vision_chunk_size(model, vision_chunk_size, plugin)
+    with described(found):
+        slicer, preprocessor = hooks.image_slicer(**around), hooks.image_preprocessor(**around)
+        template = hooks.chat_template(tokenizer=tokenizer, **around)
     return Checkpoint(
         plugin=plugin,
         family=family,
@@ -107,9 +112,9 @@ def load_checkpoint(
         options=chosen,
         model=model if is_partitioned(model) else model.to(device),
         tokenizer=tokenizer,
-        slicer=hooks.image_slicer(**around),
-        preprocessor=hooks.image_preprocessor(**around),
-        template=hooks.chat_template(tokenizer=tokenizer, **around),
+        slicer=slicer,
+        preprocessor=preprocessor,
+        template=template,
         card=_card(plugin, found, dataclasses.asdict(chosen)),
         seed=seed if found.is_preset else None,
     )

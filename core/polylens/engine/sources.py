@@ -85,12 +85,12 @@ def _adapter(folder: Path, families: Sequence[ModelFamily], plugin: str) -> Mode
     )
     if not base:
         raise InputError(f"{folder}: an adapter that does not say over which model: set base_model in polylens.json")
+    if (Path(str(base)).expanduser() / "adapter_config.json").is_file():
+        raise InputError(f"{folder}: the base of this adapter, {base}, is an adapter itself: merge that one first")
     try:
         found = find_model(str(base), families, plugin)
     except InputError as error:
         raise InputError(f"{folder}: the base of this adapter cannot be found: {error}") from error
-    if found.adapter is not None:
-        raise InputError(f"{folder}: the base of this adapter, {base}, is an adapter itself: merge that one first")
     return ModelSource(found.folder, found.config, found.family, found.is_preset, folder, card)
 
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from _pickle import UnpicklingError  # what torch.load raises; nothing here unpickles
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from transformers import PreTrainedModel
 from transformers.core_model_loading import WeightConverter, WeightRenaming
@@ -17,6 +16,7 @@ from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 from transformers.modeling_utils import set_zero3_state
 
 from polylens.contracts import ModelFamily
+from polylens.engine.reading import refusing
 from polylens.engine.sources import ModelSource
 from polylens.errors import InputError
 
@@ -30,7 +30,7 @@ def load_model(hooks: Any, found: ModelSource, dtype: str, attn_implementation: 
     Raises:
         InputError: weights are missing, have another shape, or cannot be read.
     """
-    with torch.device("meta"):
+    with torch.device("meta"), described(found):
         outline = _whole_model(hooks, found)
     kind, config = type(outline), outline.config
     wanted = _dtype(dtype, found.config)
@@ -43,6 +43,12 @@ def load_model(hooks: Any, found: ModelSource, dtype: str, attn_implementation: 
     if found.adapter is not None:
         _read_adapter(model, found.adapter)
     return model
+
+
+def described(found: ModelSource) -> AbstractContextManager[None]:
+    """Refuses a ``config.json`` that the plugin cannot follow."""
+    what = f"{found.folder}: config.json does not describe a model of family {found.family.name!r}"
+    return refusing(what, trusted=found.is_preset)
 
 
 def _whole_model(hooks: Any, found: ModelSource) -> PreTrainedModel:
@@ -74,7 +80,7 @@ def _random_model(
 
 def _read_weights(kind: type[PreTrainedModel], found: ModelSource, settings: dict[str, Any]) -> PreTrainedModel:
     renames = {old: new for layout in found.family.layouts for old, new in layout.renames.items()}
-    try:
+    with refusing(f"{found.folder}: the weights cannot be read"):
         loaded: Any = kind.from_pretrained(
             found.folder,
             key_mapping=renames or None,
@@ -83,9 +89,6 @@ def _read_weights(kind: type[PreTrainedModel], found: ModelSource, settings: dic
             ignore_mismatched_sizes=True,  # reported below by name, and refused
             **settings,
         )
-    except (OSError, SafetensorError, RuntimeError, ValueError, UnpicklingError) as error:
-        reason = str(error).strip().splitlines()
-        raise InputError(f"{found.folder}: the weights cannot be read: {reason[0] if reason else error!r}") from error
     model, report = loaded
     for what in ("missing_keys", "mismatched_keys"):
         keys = sorted(map(_described, report[what]))
@@ -119,11 +122,9 @@ def has_adapter(model: PreTrainedModel) -> bool:
 def _read_adapter(model: PreTrainedModel, folder: Path) -> None:
     """Add the adapter of a folder, or overwrite the one that the model has."""
     beside = folder / BESIDE_ADAPTER_FILE
-    try:
+    with refusing(f"{folder}: the adapter does not fit its base"):
         model.load_adapter(str(folder), adapter_name="default", is_trainable=True, hotswap=has_adapter(model))
         unknown = model.load_state_dict(load_file(beside), strict=False)[1] if beside.is_file() else []
-    except (OSError, SafetensorError, RuntimeError, ValueError) as error:
-        raise InputError(f"{folder}: the adapter does not fit its base: {error}") from error
     if unknown:
         raise InputError(f"{beside}: {len(unknown)} weights that the base does not have, such as {unknown[0]}")
 

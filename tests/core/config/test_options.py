@@ -43,6 +43,7 @@ def test_values_take_the_types_of_their_fields():
         ({"temprature": 1}, r"toy has no option 'temprature' \(did you mean 'temperature'\?\); it has: temperature, "),
         ({"temperature": "hot"}, "toy: option 'temperature' is 'hot', not float"),
         ({"temperature": True}, "toy: option 'temperature' is True, not float"),
+        ({"temperature": 10**400}, "toy: option 'temperature' is 1000"),
         ({"count": 1.5}, "toy: option 'count' is 1.5, not int | None"),
         ({"mode": "c"}, r"toy: option 'mode' is 'c', not a \| b"),
         ({"extra": [1]}, r"toy: option 'extra' is \[1\], not dict"),

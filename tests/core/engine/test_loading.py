@@ -108,6 +108,24 @@ def test_weights_that_cannot_be_read_are_one_line(folder, damage):
         load_checkpoint(None, str(folder))
 
 
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("config.json", {"attention_dropout": [0.0]}, "does not describe a model of family 'minicpmv-2.0'"),
+        ("config.json", {"num_attention_heads": 0}, "does not describe a model of family 'minicpmv-2.0'"),
+        ("config.json", {"hidden_size": "x"}, "does not describe a model of family 'minicpmv-2.0'"),
+        ("tokenizer.json", {"added_tokens": "x"}, "the tokenizer cannot be read"),
+        ("tokenizer.json", {"model": {"type": "?"}}, "the tokenizer cannot be read: Exception"),
+        ("tokenizer_config.json", {"bos_token": 5}, "the tokenizer cannot be read"),
+    ],
+)
+def test_a_file_whose_values_make_no_sense_is_refused(folder, name, change, message):
+    path = folder / name
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    with pytest.raises(InputError, match=f"{message}[^\n]*$"):
+        load_checkpoint(None, str(folder))
+
+
 def test_an_adapter_of_another_model_is_refused(tmp_path, tiny):
     config = {"peft_type": "LORA", "base_model_name_or_path": "tiny", "r": 2, "target_modules": ["q_proj"]}
     (tmp_path / "adapter_config.json").write_text(json.dumps(config))

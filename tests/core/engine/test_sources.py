@@ -77,6 +77,11 @@ def test_an_adapter_over_an_adapter_is_refused(tmp_path):
         find(adapter(tmp_path / "b", first))
 
 
+def test_an_adapter_over_itself_is_refused(tmp_path):
+    with pytest.raises(InputError, match=r"is an adapter itself: merge that one first"):
+        find(adapter(tmp_path / "a", tmp_path / "a"))
+
+
 def test_an_adapter_without_a_base_is_refused(tmp_path):
     with pytest.raises(InputError, match=r"does not say over which model: set base_model in polylens\.json"):
         find(adapter(tmp_path / "a"))
