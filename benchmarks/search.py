@@ -1,24 +1,25 @@
 """Times exact search beside ``faiss.IndexFlatIP`` and prints the ratio.
 
-    python benchmarks/search.py [--documents 100000] [--dimensions 1024] [--queries 200] [--k 100] [--rounds 7]
+    python benchmarks/search.py [--documents 100000] [--dimensions 1024] [--queries 200] [--k 100]
 
 Both search the same float32 unit vectors in the same process, turn by turn; the best round of each counts, because
 other programs on the machine can only slow a round down. faiss holds its vectors in memory; polylens is timed with
-vectors in memory and with a folder of mapped shards. The program ends with an error if the results differ by more
-than rounding.
+vectors in memory and with a folder of mapped shards. Shown are processor time (of all threads together) and time by
+the clock, each with its ratio to faiss, and what the call adds to resident memory at its highest. The program ends
+with an error if the results differ by more than rounding.
 """
 
 from __future__ import annotations
 
 import argparse
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import faiss
 import numpy as np
 import torch
+from measure import Cost, best, machine
 
 from polylens.config.card import ModelCard
 from polylens.retrieval.search import SearchOptions, search
@@ -42,16 +43,12 @@ def main() -> None:
             "folder": lambda: search(held[0], stored, options),
         }
         _check_same(queries, documents, index, options, held)
-        print(
-            f"{args.queries} queries x {args.documents} documents x {args.dimensions}, k={args.k}, "
-            f"best of {args.rounds}"
-        )
+        print(machine())
+        print(f"{args.queries} queries x {args.documents} documents x {args.dimensions}, k={args.k}")
         for threads in args.threads:
             torch.set_num_threads(threads)
             faiss.omp_set_num_threads(threads)
-            best = _best(programs, args.rounds)
-            ratios = ", ".join(f"{name} {best[name]:.3f} s ({best[name] / best['faiss']:.2f}x)" for name in best)
-            print(f"{threads} thread(s): {ratios}", flush=True)
+            _report(threads, best(programs, args.rounds))
 
 
 def _arguments() -> argparse.Namespace:
@@ -103,14 +100,15 @@ def _check_same(
         assert np.allclose(own, exact, atol=1e-6)
 
 
-def _best(programs: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    best = dict.fromkeys(programs, float("inf"))
-    for _ in range(rounds):
-        for name, program in programs.items():
-            start = time.perf_counter()
-            program()
-            best[name] = min(best[name], time.perf_counter() - start)
-    return best
+def _report(threads: int, costs: dict[str, Cost]) -> None:
+    print(f"{threads} thread(s)    processor           clock    memory")
+    faiss_cost = costs["faiss"]
+    for name, cost in costs.items():
+        print(
+            f"  {name:9} {cost.seconds:7.3f} s {cost.seconds / faiss_cost.seconds:4.2f}x "
+            f"{cost.wall:7.3f} s {cost.wall / faiss_cost.wall:4.2f}x {cost.peak / 1e6:5.0f} MB",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

@@ -85,6 +85,34 @@ def test_ranks_share_the_tiles_and_find_the_same_bits():
         assert [parts[i % world_size][i // world_size] for i in range(len(whole))] == whole
 
 
+@pytest.fixture(scope="module")
+def whole_number_store(tmp_path_factory):
+    card = ModelCard("minicpmv", "minicpmv-2.0", normalize=False, dimensions=[8, 4, 2])
+    values = whole_numbers(300, 8, size=2)
+    return values, write_vectors(tmp_path_factory.mktemp("whole"), values, rows_per_shard=70, card=card)
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    k=st.sampled_from([1, 10, 100, 300]),
+    truncate_dim=st.sampled_from([None, 2, 4]),
+    exclude=st.booleans(),
+    tiles=st.tuples(st.sampled_from([40, 128, 300]), st.sampled_from([33, 64, 150, 300])),
+    world_size=st.integers(1, 4),
+)
+def test_options_and_ranks_together(whole_number_store, k, truncate_dim, exclude, tiles, world_size):
+    values, store = whole_number_store
+    options = SearchOptions(k, truncate_dim, exclude, query_tile=tiles[0], corpus_tile=tiles[1])
+    parts = [list(search_tiles(store, store, options, rank, world_size)) for rank in range(world_size)]
+    tiles_in_order = [parts[i % world_size][i // world_size] for i in range(sum(map(len, parts)))]
+    cut = values[:, :truncate_dim]
+    expected = [
+        [place for place in row if not (exclude and place == query)][:k]
+        for query, row in enumerate(brute_force(cut, cut, 300))
+    ]
+    assert positions(hits for tile in tiles_in_order for hits in tile) == expected
+
+
 @pytest.mark.parametrize("stop", [41, 47, 70])
 def test_a_query_has_the_same_score_bits_in_any_company(stop):
     a, corpus = unit_vectors(100, 300), in_memory(unit_vectors(700, 300, seed=1))
