@@ -6,11 +6,11 @@ import multiprocessing
 import os
 import signal
 import threading
+import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from multiprocessing.connection import wait
+from concurrent.futures import Future, ThreadPoolExecutor
+from multiprocessing.connection import Connection, wait
 from types import TracebackType
 from typing import Any, Generic, TypeVar
 
@@ -19,9 +19,15 @@ __all__ = ["WorkerPool"]
 T = TypeVar("T")
 R = TypeVar("R")
 
+_ATTEMPTS = 2
+"""A worker may be killed for reasons of its own, such as want of memory; a task that two die of is to blame."""
+
 
 class WorkerPool(Generic[T, R]):
     """Runs a function over tasks in other processes. Use it as a context manager.
+
+    Each worker has a pipe of its own, and a thread here that waits at it. ``ProcessPoolExecutor`` has one for all, at
+    which it waits for ever when a worker is killed while it sends: the others hold the pipe open.
 
     Args:
         function: of a task; importable by name, as the workers are spawned.
@@ -29,75 +35,94 @@ class WorkerPool(Generic[T, R]):
     """
 
     def __init__(self, function: Callable[[T], R], workers: int) -> None:
-        self._function, self._workers = function, workers
-        self._pool = self._start()
+        self._function, self._limit = function, workers + workers // 2 + 1
+        self._threads = ThreadPoolExecutor(workers)
+        self._idle: deque[_Worker] = deque()
 
     def results(self, tasks: Iterable[T]) -> Iterator[tuple[T, R | None]]:
         """Each task with its result, in order; ``None`` if the task kills every worker that tries it."""
-        window = self._workers + self._workers // 2 + 1
-        pending: deque[tuple[T, Future[R | None] | None]] = deque()
+        pending: deque[tuple[T, Future[R | None]]] = deque()
         for task in tasks:
-            pending.append((task, self._submit(task)))
-            if len(pending) >= window:
-                yield self._next(pending)
+            pending.append((task, self._threads.submit(self._run, task)))
+            if len(pending) >= self._limit:
+                yield _next(pending)
         while pending:
-            yield self._next(pending)
+            yield _next(pending)
 
     def alone(self, task: T) -> R | None:
-        """The result of a task that runs while no other does; ``None`` if it kills its worker."""
-        future = self._submit(task)
-        try:
-            return None if future is None else future.result()
-        except BrokenProcessPool:
-            self._restart()
-            return None
+        """The result of one task; ``None`` if it kills every worker that tries it."""
+        return self._threads.submit(self._run, task).result()
 
-    def _next(self, pending: deque[tuple[T, Future[R | None] | None]]) -> tuple[T, R | None]:
-        task, future = pending.popleft()
-        try:
-            if future is not None:
-                return task, future.result()
-        except BrokenProcessPool:
-            pass
-        # Any of the tasks under way may have killed its worker: only one that does so alone is to blame.
-        self._restart()
-        lost = [waiting for waiting, _ in pending]
-        pending.clear()
-        result = self.alone(task)
-        pending.extend((waiting, _done(self.alone(waiting))) for waiting in lost)
-        return task, result
-
-    def _submit(self, task: T) -> Future[Any] | None:
-        try:
-            return self._pool.submit(self._function, task)
-        except BrokenProcessPool:
-            return None
-
-    def _start(self) -> ProcessPoolExecutor:
-        context = multiprocessing.get_context("spawn")
-        return ProcessPoolExecutor(self._workers, mp_context=context, initializer=_prepare_worker)
-
-    def _restart(self) -> None:
-        self._pool.shutdown(wait=True, cancel_futures=True)
-        self._pool = self._start()
+    def _run(self, task: T) -> R | None:
+        for _ in range(_ATTEMPTS):
+            worker = self._idle.pop() if self._idle else _Worker(self._function)
+            try:
+                result, error = worker.run(task)
+            except (EOFError, OSError):  # it is dead
+                worker.end()
+                continue
+            self._idle.append(worker)
+            if error is not None:
+                raise error
+            return result
+        return None
 
     def __enter__(self) -> WorkerPool[T, R]:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        self._pool.shutdown(wait=True, cancel_futures=True)
+        self._threads.shutdown(wait=True, cancel_futures=True)
+        while self._idle:
+            self._idle.pop().end()
 
 
-def _done(result: Any) -> Future[Any]:
-    future: Future[Any] = Future()
-    future.set_result(result)
-    return future
+def _next(pending: deque[tuple[T, Future[R | None]]]) -> tuple[T, R | None]:
+    task, future = pending.popleft()
+    return task, future.result()
 
 
-def _prepare_worker() -> None:
+class _Worker:
+    """A process and this side of its pipe; the other side is nobody else's, so the pipe ends with the process."""
+
+    def __init__(self, function: Callable[[Any], Any]) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._pipe, theirs = context.Pipe()
+        self._process = context.Process(target=_serve, args=(theirs, function), daemon=True)
+        self._process.start()
+        theirs.close()
+
+    def run(self, task: Any) -> tuple[Any, Exception | None]:
+        """The result of a task, or the error that it raised.
+
+        Raises:
+            EOFError, OSError: the process was killed.
+        """
+        self._pipe.send(task)
+        return self._pipe.recv()
+
+    def end(self) -> None:
+        self._pipe.close()
+        self._process.join()
+
+
+def _serve(pipe: Connection, function: Callable[[Any], Any]) -> None:
     """Ctrl-C is the parent's to handle, and a worker whose parent was killed must not stay behind."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_leave_with_parent, daemon=True).start()
+    while True:
+        try:
+            task = pipe.recv()
+        except EOFError:
+            return
+        pipe.send(_outcome(function, task))
+
+
+def _outcome(function: Callable[[Any], Any], task: Any) -> tuple[Any, Exception | None]:
+    try:
+        return function(task), None
+    except Exception as error:  # noqa: BLE001 (raised again in the parent)
+        error.add_note(traceback.format_exc())
+        return None, error
 
 
 def _leave_with_parent() -> None:

@@ -5,6 +5,7 @@ import sys
 import time
 
 import pytest
+from unkillable.dying import half_an_answer
 
 from polylens.data.workers import WorkerPool
 
@@ -22,17 +23,27 @@ def test_only_the_task_that_kills_its_worker_is_lost():
         assert pool.alone(tasks[0]) == 42
 
 
+@pytest.mark.timeout(60)
+def test_a_worker_killed_while_it_answers_does_not_block_the_others(tmp_path):
+    """The pipe of a killed worker must end, though other workers are alive."""
+    tasks = [tmp_path / "there", tmp_path / "new"]
+    tasks[0].touch()
+    with WorkerPool(half_an_answer, 2) as pool:
+        assert [len(result) for _, result in pool.results(tasks) if result] == [40_000] * 2
+        assert pool.alone(tasks[0])
+
+
 def test_errors_of_the_function_are_raised():
     with WorkerPool(abs, 1) as pool, pytest.raises(TypeError):
         list(pool.results(["text"]))
 
 
 PARENT = """
-import time
+import multiprocessing, time
 from polylens.data.workers import WorkerPool
 if __name__ == "__main__":
     pool = WorkerPool(abs, 2)
-    print(list(pool.results(range(2))), *[process.pid for process in pool._pool._processes.values()], flush=True)
+    print(list(pool.results(range(2))), *[child.pid for child in multiprocessing.active_children()], flush=True)
     time.sleep(60)
 """
 
