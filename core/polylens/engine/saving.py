@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 from polylens.config.card import NAME as CARD
 from polylens.config.card import ModelCard
 from polylens.engine.loading import Checkpoint
+from polylens.engine.reading import refusing
 from polylens.engine.weights import BESIDE_ADAPTER_FILE, has_adapter
 from polylens.files import replacing, sync
 
@@ -65,9 +66,14 @@ def _save(tensors: dict[str, Tensor], path: Path) -> None:
 
 
 def read_objective_parameters(folder: Path) -> dict[str, Tensor]:
-    """The objective's own parameters of a checkpoint; empty if it has none."""
+    """The objective's own parameters of a checkpoint; empty if it has none.
+
+    Raises:
+        InputError: the file is damaged.
+    """
     path = folder / OBJECTIVE_FILE
-    return load_file(path) if path.is_file() else {}
+    with refusing(f"{path}: cannot be read"):
+        return load_file(path) if path.is_file() else {}
 
 
 def copy_small_files(source: Path, target: Path) -> None:

@@ -27,6 +27,7 @@ from polylens.engine.frozen import FrozenOutputs
 from polylens.engine.gradient_cache import GradientCache, StepResult
 from polylens.engine.loading import Checkpoint
 from polylens.engine.progress import ConsoleLine, MetricsFile
+from polylens.engine.reading import refusing
 from polylens.engine.saving import publish, read_objective_parameters, remove, save_model_folder
 from polylens.engine.steps import BatchPlan, StepPlanner
 from polylens.engine.stream import MicroBatchStream
@@ -259,9 +260,17 @@ class PolylensTrainer(Trainer):
                 f"{folder}: trained the objective's values {sorted(saved)}, and this run trains {sorted(own)}: go on "
                 "with the options that it was started with"
             )
-        with torch.no_grad():
+        with torch.no_grad(), refusing(f"{folder}: the objective's values do not fit"):
             for name, parameter in own.items():
                 parameter.copy_(saved[name])
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        with refusing(f"{checkpoint}: its optimizer or scheduler does not fit this run"):
+            super()._load_optimizer_and_scheduler(checkpoint)
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        with refusing(f"{checkpoint}: its random state cannot be restored"):
+            super()._load_rng_state(checkpoint)
 
 
 class _Window:

@@ -28,6 +28,7 @@ from polylens.engine import distributed
 from polylens.engine.arguments import checkpoint_to_resume, training_arguments
 from polylens.engine.loading import Checkpoint, load_checkpoint
 from polylens.engine.planner import Budget
+from polylens.engine.resuming import check_checkpoint, only_values
 from polylens.engine.saving import copy_model_folder, remove
 from polylens.engine.steps import PairBatches, PairRecords, StepPlanner, check_enough_documents
 from polylens.engine.trainable import choose_trained
@@ -86,6 +87,8 @@ def train(config: RunConfig, evaluator: Callable[[Validation], Evaluator]) -> Tr
     disable_progress_bar()  # of transformers, for every checkpoint; the run has its own
     objective = build_objective(config)
     resume = checkpoint_to_resume(config)
+    if resume is not None:
+        check_checkpoint(Path(resume))
     args, accumulation = training_arguments(config)
     _check_kept_graphs(config, args)
     set_seed(args.seed)
@@ -118,7 +121,8 @@ def train(config: RunConfig, evaluator: Callable[[Validation], Evaluator]) -> Tr
         verify_gradient=config.verify_gradient,
     )
     _write_run(config, args)
-    outcome = trainer.train(resume_from_checkpoint=resume)
+    with only_values(deepspeed=bool(args.deepspeed)):
+        outcome = trainer.train(resume_from_checkpoint=resume)
     return _finish(trainer, outcome.training_loss, config.training.get("load_best_model_at_end", True))
 
 
