@@ -64,10 +64,9 @@ def search(queries: Vectors, corpus: Vectors, options: SearchOptions | None = No
 
     Equal scores are ordered by position in the corpus, the smaller first.
 
-    Memory, whatever the size of the corpus: ``4 D + 8 k + 24 max(k, 64)`` bytes a query, ``4 D * corpus_tile`` bytes of
-    the corpus, 4 bytes per score of one tile (``query_tile * corpus_tile`` scores), at most 130 if nearly all of them
-    are equal or every tile is better than those before, and the hits that are returned. Shards are memory-mapped, one
-    at a time.
+    Memory, whatever the size of the corpus: ``4 D + 8 k + 24 max(k, 64)`` bytes a query; ``4 D * corpus_tile`` bytes
+    of the corpus; 4 bytes for each score of a tile (``query_tile * corpus_tile`` scores), up to 130 if nearly all are
+    equal and better than those before; and the hits that are returned. Shards are memory-mapped, one at a time.
 
     Raises:
         InputError: queries and corpus differ in dimensions or encoder, or a vector is not finite.

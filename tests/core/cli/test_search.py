@@ -1,5 +1,10 @@
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
+import time
+
 import pytest
 from vector_folders import unit_vectors, write_vectors
 
@@ -45,3 +50,19 @@ def test_bad_input_is_one_line_and_exit_code_2(tmp_path, folders, capsys, argume
     assert error.startswith(message)
     assert error.count("\n") == 1
     assert not (tmp_path / "run.trec").exists()
+
+
+def test_ctrl_c_leaves_the_old_run(tmp_path, folders):
+    write_vectors(tmp_path / "many", unit_vectors(5000, 8), kind="query", rows_per_shard=5000)
+    folders[1] = str(tmp_path / "many")
+    (tmp_path / "run.trec").write_text("the old run")
+    command = [sys.executable, "-m", "polylens", "search", *folders, "--query-tile", "1", "--corpus-tile", "1"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    while not (tmp_path / "run.trec.tmp").exists():
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    assert process.communicate(timeout=60)[1] == "polylens: interrupted\n"
+    assert process.returncode == 130
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["d", "many", "q", "run.trec"]
+    assert (tmp_path / "run.trec").read_text() == "the old run"
