@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterable
 
 
@@ -23,3 +24,8 @@ def closest(name: str, allowed: Iterable[str]) -> str:
 
     near = difflib.get_close_matches(name, list(allowed), n=1)
     return f" (did you mean {near[0]!r}?)" if near else ""
+
+
+def is_disk_full(error: OSError) -> bool:
+    """Whether there was no room to write: on the disk, in a quota, or under a limit on the size of files."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

@@ -3,8 +3,8 @@
 A sub-command is a module ``polylens.cli.<name>`` with ``add_arguments(parser)`` and ``run(args) -> int``. Only the one
 that was named is imported, so that ``polylens --help`` stays quick.
 
-Exit codes: 0 done; 1 the work was done and its answer is no (``plugins check``); 2 the input cannot be used; 130
-interrupted; 141 the reader of the output went away.
+Exit codes: 0 done; 1 the work was done and its answer is no (``plugins check``); 2 the input cannot be used, or the
+machine ended a part of the run; 130 interrupted, by Ctrl-C or SIGTERM; 141 the reader of the output went away.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import NoReturn
 
-from polylens.errors import InputError, closest
+from polylens.errors import InputError, closest, is_disk_full
 
 COMMANDS = {
     "train": "train a retriever",
@@ -42,11 +42,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(_report(str(error)), file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("polylens: interrupted", file=sys.stderr)
+        if os.environ.get("RANK", "0") == "0":
+            print("polylens: interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter flushes once more at exit
         return 141
+    except OSError as error:
+        if not is_disk_full(error):
+            raise
+        print(_report(f"{error}: make room and start again"), file=sys.stderr)
+        return 2
 
 
 class Parser(argparse.ArgumentParser):
@@ -68,12 +74,16 @@ def _dispatch(argv: list[str]) -> int:
     name = argv[0]
     if name not in COMMANDS:
         raise InputError(f"unknown command {name!r}{closest(name, COMMANDS)}; commands: {', '.join(COMMANDS)}")
+    from polylens.cli.signals import ends_when_told
+
     module = import_module(f"polylens.cli.{name}")
     parser = Parser(
         prog=f"polylens {name}", description=module.__doc__, allow_abbrev=False, conflict_handler="resolve"
     )
     module.add_arguments(parser)
-    return module.run(_parse(parser, argv[1:]))
+    args = _parse(parser, argv[1:])
+    with ends_when_told():
+        return module.run(args)
 
 
 def _parse(parser: Parser, argv: list[str]) -> argparse.Namespace:

@@ -15,11 +15,13 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
 from polylens.contracts import IGNORE_INDEX, Batch, Collator, Example
+from polylens.engine.failures import leave_quietly
 from polylens.engine.steps import BatchPlan, Cost, PairRecords, Row, StepPlanner
 from polylens.errors import InputError
+from polylens.files import uninterrupted
 
 
 class MicroBatches(Dataset[Any]):
@@ -33,7 +35,7 @@ class MicroBatches(Dataset[Any]):
             examples = [self._example(row) for row in rows] or [filler({"role": -1, "position": -1})]
         except InputError as error:
             return error
-        return pack(self._collator(examples))
+        return handed_over(pack(self._collator(examples)))
 
     def _example(self, row: Row) -> Example:
         record, length = self.records.record(row), self.records.max_lengths[row.role]
@@ -114,9 +116,15 @@ class MicroBatchStream:
         # A generator of its own: creating an iterator must not draw from the one that dropout uses.
         generator = torch.Generator()
         loader = DataLoader(
-            self._dataset, sampler=requests, batch_size=None, collate_fn=_same, generator=generator, **self._loader
+            self._dataset,
+            sampler=requests,
+            batch_size=None,
+            collate_fn=_same,
+            generator=generator,
+            worker_init_fn=leave_quietly,
+            **self._loader,
         )
-        self._batches = self._received(iter(loader))
+        self._batches = self._received(started(loader))
 
     def _received(self, made: Iterator[Any]) -> Iterator[Packed | InputError]:
         """Micro-batches out of what workers make; costs go to the planner."""
@@ -125,6 +133,12 @@ class MicroBatchStream:
                 self._planner.records.learn(found.by_key)
             else:
                 yield found
+
+
+def started(loader: DataLoader[Any]) -> Iterator[Any]:
+    """The loader with its workers. A Ctrl-C while one is forked would be lost in what Python does around a fork."""
+    with uninterrupted():
+        return iter(loader)
 
 
 class _Plans:
@@ -217,6 +231,22 @@ def pack(batch: Batch) -> Packed:
     flat = torch.cat([crop.flatten() for crop in batch.pixels]) if batch.pixels else None
     small = _converted(replace(batch, pixels=[]), Tensor, Tensor.numpy)
     return Packed(small, flat, [crop.shape for crop in batch.pixels])
+
+
+def handed_over(packed: Packed) -> Packed | InputError:
+    """What a data worker has made, with its pixels in shared memory; unchanged where there is no worker.
+
+    The loader would move them there in a thread, whose errors are lost with the batch: the model would wait for ever.
+    """
+    try:
+        if packed.pixels is not None and get_worker_info() is not None:
+            packed.pixels.share_memory_()
+    except RuntimeError as error:
+        return InputError(
+            f"a data worker finds no room in shared memory ({error}): give it more (docker run --shm-size 8g), or use "
+            "fewer workers; with 0 the process itself prepares pictures"
+        )
+    return packed
 
 
 def unpack(packed: Packed | InputError) -> Batch:

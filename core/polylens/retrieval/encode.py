@@ -24,7 +24,8 @@ from polylens.data.documents import DocumentSource
 from polylens.data.pairs import document_record
 from polylens.data.prepare import Preparer
 from polylens.engine import distributed
-from polylens.engine.stream import filler, pack, unpack
+from polylens.engine.failures import leave_quietly
+from polylens.engine.stream import filler, handed_over, pack, started, unpack
 from polylens.errors import InputError
 from polylens.modeling.pooling import pool
 from polylens.retrieval.vectors import VectorWriter
@@ -85,11 +86,12 @@ class Encoder:
             _Prepared(records, self.preparer, self.collator, limit),
             sampler=chosen,  # type: ignore[arg-type]
             batch_size=None,
-            collate_fn=lambda packed: packed,
+            collate_fn=_same,
             generator=torch.Generator(),
+            worker_init_fn=leave_quietly,
             **self.loader,
         )
-        for numbers, packed in zip(chosen, prepared, strict=True):
+        for numbers, packed in zip(chosen, started(prepared), strict=True):
             with torch.no_grad():
                 yield self._vectors(unpack(packed).to(self.device))[: len(numbers)]
 
@@ -134,7 +136,12 @@ class _Prepared(Dataset[Any]):
             examples = [self._preparer.example(self._records[number], self._limit) for number in numbers]
         except InputError as error:
             return error
-        return pack(self._collator(examples or [filler({})]))
+        return handed_over(pack(self._collator(examples or [filler({})])))
+
+
+def _same(packed: Any) -> Any:
+    """Workers that are spawned take no lambda."""
+    return packed
 
 
 def _runs(numbers: range, size: int) -> list[list[int]]:

@@ -16,6 +16,7 @@ from polylens.data.images import ImageOpener
 from polylens.data.pairs import read_queries
 from polylens.data.store import open_documents
 from polylens.engine import distributed
+from polylens.engine.failures import explained
 from polylens.engine.loading import Checkpoint, load_checkpoint
 from polylens.errors import InputError
 from polylens.retrieval.distributed import process_group
@@ -106,7 +107,7 @@ class _Work:
 def _encode(
     model: str, plugin: str | None, work_for: Callable[[ModelCard], _Work], output: Path, options: EncodeOptions
 ) -> str | None:
-    with process_group():
+    with explained("then start it again: what is done stays"), process_group():
         device = _device(options)
         checkpoint = load_checkpoint(
             plugin,
