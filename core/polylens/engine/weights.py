@@ -123,8 +123,14 @@ def _read_adapter(model: PreTrainedModel, folder: Path) -> None:
     """Add the adapter of a folder, or overwrite the one that the model has."""
     beside = folder / BESIDE_ADAPTER_FILE
     with refusing(f"{folder}: the adapter does not fit its base"):
-        model.load_adapter(str(folder), adapter_name="default", is_trainable=True, hotswap=has_adapter(model))
+        report = model.load_adapter(str(folder), adapter_name="default", is_trainable=True, hotswap=has_adapter(model))
         unknown = model.load_state_dict(load_file(beside), strict=False)[1] if beside.is_file() else []
+    for what in ("missing_keys", "mismatched_keys", "unexpected_keys"):
+        keys = sorted(map(_described, getattr(report, what, None) or ()))
+        if keys:
+            raise InputError(
+                f"{folder}: the adapter does not fit its base: {len(keys)} {what.replace('_', ' ')}, such as {keys[0]}"
+            )
     if unknown:
         raise InputError(f"{beside}: {len(unknown)} weights that the base does not have, such as {unknown[0]}")
 

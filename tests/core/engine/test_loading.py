@@ -95,6 +95,27 @@ def test_weights_of_another_shape_are_named(folder):
     assert str(error.value).endswith("such as resampler.query [15, 128] [16, 128]")
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"use_dora": True}, "missing keys, such as .*lora_magnitude_vector"),
+        ({"lora_bias": True}, "missing keys, such as .*bias"),
+        ({"target_modules": ["q_proj"]}, "unexpected keys, such as"),
+        ({"r": 3}, "does not fit its base"),
+    ],
+)
+def test_an_adapter_whose_weights_are_not_those_it_says_is_refused(tmp_path, tiny, change, message):
+    """transformers would draw what is missing at random, and leave out what is too much."""
+    made = load_checkpoint("minicpmv", "tiny", seed=1)
+    choose_trained(made.model, made.family, Contrastive(), None, LoraSettings(enable=True, r=2))
+    save_model_folder(made, tmp_path, replace(made.card, base_model="tiny", base_seed=1))
+    load_checkpoint(None, str(tmp_path))
+    path = tmp_path / "adapter_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    with pytest.raises(InputError, match=message):
+        load_checkpoint(None, str(tmp_path))
+
+
 @pytest.mark.parametrize("damage", ["cut short", "no tensors", "gone"])
 def test_weights_that_cannot_be_read_are_one_line(folder, damage):
     path = folder / WEIGHTS
