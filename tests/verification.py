@@ -1,7 +1,8 @@
 """Training with ``--verify-gradient`` and without it, under every way to sum the gradients of two ranks.
 
 Run as a script by every rank: ``verification.py FOLDER CASE ...``, or ``verification.py FOLDER all``. It prints one
-line a case and ends with an error if a weight differs by a bit, or if a wrong gradient passes.
+line a case and ends with an error if a weight differs by a bit, or if a wrong gradient passes. With three ranks and
+more, ``ddp of three`` also sees the order in which DistributedDataParallel adds floats.
 """
 
 from __future__ import annotations
@@ -45,6 +46,7 @@ def zero(stage: int, *offload: str) -> tuple[str, ...]:
 CASES: dict[str, tuple[str, ...]] = {
     "ddp": PARTS,
     "ddp lora": LORA,
+    "ddp of three": ("--per-device-train-batch-size", "2", "--grad-cache-micro-batch-size", "1"),
     "zero 0": (*zero(0), *LORA),
     "zero 1": (*zero(1), *PARTS, "--keep-graphs-gb", "1"),
     "zero 2": (*zero(2), *LORA),

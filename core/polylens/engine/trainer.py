@@ -161,6 +161,7 @@ class PolylensTrainer(Trainer):
         )
         report = check.run(model, *inputs)
         self.frozen = self._frozen_outputs()  # which in its first step finds what to keep
+        self._window = _Window()  # the check is no part of the first step's time
         if self.is_world_process_zero():
             tqdm.write(str(report))
 
