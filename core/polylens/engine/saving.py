@@ -10,6 +10,7 @@ from typing import Any
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import PreTrainedModel
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR as CHECKPOINT
 
 from polylens.config.card import NAME as CARD
 from polylens.config.card import ModelCard
@@ -23,6 +24,12 @@ _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", "
 _WRITTEN = ("config.json", "adapter_config.json", CARD)
 _TRAINING_STATE = ("optimizer", "scheduler", "scaler", "rng_state", "trainer_state", "latest", "zero_to_")
 _LARGEST_COPY = 64 * 2**20
+
+PARTIAL = ".tmp"
+"""Ends the names, which begin with a dot, of folders on their way in or out."""
+
+LAST_MODEL = f".model{PARTIAL}"
+"""Where the last weights are collected, before they are copied into the folder of the run."""
 
 
 def save_model_folder(
@@ -87,22 +94,48 @@ def copy_small_files(source: Path, target: Path) -> None:
 
 
 def copy_model_folder(checkpoint: Path, target: Path) -> None:
-    """Copy the model out of a checkpoint, without optimizer and training state; each file appears whole."""
+    """Copy the model out of a checkpoint, without optimizer and training state; each file appears whole.
+
+    The files without which a folder is no model go first and come last: whoever is killed in between leaves no mixture
+    of two models that would load.
+    """
     target.mkdir(parents=True, exist_ok=True)
-    for path in sorted(checkpoint.iterdir()):
-        if path.is_file() and not path.name.startswith(_TRAINING_STATE):
-            with replacing(target / path.name) as partial:
-                shutil.copyfile(path, partial)
+    for name in _WRITTEN:
+        remove(target / name)
+    files = [path for path in checkpoint.iterdir() if path.is_file() and not path.name.startswith(_TRAINING_STATE)]
+    for path in sorted(files, key=lambda path: (path.name in _WRITTEN, path.name)):
+        with replacing(target / path.name) as partial:
+            shutil.copyfile(path, partial)
 
 
 def publish(partial: Path, final: Path) -> None:
     """Make a complete folder appear under its name; everything in it reaches the disk first."""
     for path in [*partial.rglob("*"), partial]:
         sync(path)
-    if final.exists():
-        shutil.rmtree(final)
+    replaced = hide(final) if final.exists() else None
     os.replace(partial, final)
     sync(final.parent)
+    if replaced:
+        shutil.rmtree(replaced)
+
+
+def hide(folder: Path) -> Path:
+    """Take a folder out of sight before it is deleted: half of a checkpoint must not look like one."""
+    hidden = folder.with_name(f".{folder.name}.old{PARTIAL}")
+    remove(hidden)
+    os.replace(folder, hidden)
+    return hidden
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Delete what a killed run had not finished in its folder, and bring back what it was about to replace."""
+    for hidden in folder.glob(f".{CHECKPOINT}-*.old{PARTIAL}"):
+        name = hidden.name.removeprefix(".").removesuffix(f".old{PARTIAL}")
+        replacement = folder / f".{name}{PARTIAL}"
+        if replacement.exists() and not (folder / name).exists():
+            os.replace(hidden, folder / name)
+    for path in [*folder.glob(f".{CHECKPOINT}-*{PARTIAL}"), folder / LAST_MODEL]:
+        remove(path)
 
 
 def remove(path: Any) -> None:

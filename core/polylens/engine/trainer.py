@@ -16,7 +16,7 @@ from tqdm import tqdm
 from transformers import Trainer, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import ExportableState, PrinterCallback, ProgressCallback
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
+from transformers.trainer_utils import sort_checkpoints
 
 from polylens.config.card import ModelCard
 from polylens.config.run import GradientCacheConfig
@@ -28,7 +28,15 @@ from polylens.engine.gradient_cache import GradientCache, StepResult
 from polylens.engine.loading import Checkpoint
 from polylens.engine.progress import ConsoleLine, MetricsFile
 from polylens.engine.reading import refusing
-from polylens.engine.saving import publish, read_objective_parameters, remove, save_model_folder
+from polylens.engine.saving import (
+    CHECKPOINT,
+    PARTIAL,
+    hide,
+    publish,
+    read_objective_parameters,
+    remove,
+    save_model_folder,
+)
 from polylens.engine.steps import BatchPlan, StepPlanner
 from polylens.engine.stream import MicroBatchStream
 from polylens.engine.training_module import TrainingModule
@@ -217,15 +225,27 @@ class PolylensTrainer(Trainer):
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         """Write a checkpoint under another name first: it appears whole or not at all."""
-        final = self.folder / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
-        partial = final.with_name(f".{final.name}.tmp")
+        final = self.folder / f"{CHECKPOINT}-{self.state.global_step}"
+        partial = final.with_name(f".{final.name}{PARTIAL}")
+        try:
+            self._write_checkpoint(partial, final)
+        except BaseException:  # an interrupt too: a part of a checkpoint is of no use, and the disk may be full
+            if self.args.should_save:
+                remove(partial)
+            raise
+        if self.args.should_save:
+            publish(partial, final)
+            self.remove_old_checkpoints()
+        distributed.barrier()
+
+    def _write_checkpoint(self, partial: Path, final: Path) -> None:
         if self.args.should_save:
             remove(partial)
             partial.mkdir(parents=True)
         distributed.barrier()
         self.save_model(str(partial), _internal_call=True)
         if self.state.best_global_step:
-            best = final.with_name(f"{PREFIX_CHECKPOINT_DIR}-{self.state.best_global_step}")
+            best = final.with_name(f"{CHECKPOINT}-{self.state.best_global_step}")
             self.state.best_model_checkpoint = str(best) if best == final or best.exists() else None
         if not self.args.save_only_model:
             self._save_optimizer_and_scheduler(str(partial))
@@ -233,15 +253,15 @@ class PolylensTrainer(Trainer):
             self._save_rng_state(str(partial))
         self._save_state(partial)
         distributed.barrier()
-        if self.args.should_save:
-            publish(partial, final)
-            rotate_checkpoints(
-                output_dir=str(self.folder),
-                save_total_limit=self.args.save_total_limit,
-                best_model_checkpoint=self.state.best_model_checkpoint,
-                use_mtime=True,
-            )
-        distributed.barrier()
+
+    def remove_old_checkpoints(self) -> None:
+        """Keep ``save_total_limit`` checkpoints; that of this step and the best are among them."""
+        limit, newest = self.args.save_total_limit or 0, f"{CHECKPOINT}-{self.state.global_step}"
+        kept = {newest, Path(self.state.best_model_checkpoint or newest).name}
+        found = [Path(path) for path in sort_checkpoints(str(self.folder), use_mtime=True)]
+        surplus = max(len(found) - max(limit, len(kept)), 0) if limit > 0 else 0
+        for folder in [path for path in found if path.name not in kept][:surplus]:
+            remove(hide(folder))
 
     def _save_state(self, folder: Path) -> None:
         if not self.args.should_save:

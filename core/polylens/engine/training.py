@@ -26,14 +26,17 @@ from polylens.data.prepare import Preparer
 from polylens.data.store import open_documents
 from polylens.engine import distributed
 from polylens.engine.arguments import checkpoint_to_resume, training_arguments
+from polylens.engine.failures import explained
 from polylens.engine.loading import Checkpoint, load_checkpoint
 from polylens.engine.planner import Budget
 from polylens.engine.resuming import check_checkpoint, only_values
-from polylens.engine.saving import copy_model_folder, remove
+from polylens.engine.run_folder import exclusive
+from polylens.engine.saving import LAST_MODEL, copy_model_folder, remove
 from polylens.engine.steps import PairBatches, PairRecords, StepPlanner, check_enough_documents
 from polylens.engine.trainable import choose_trained
 from polylens.engine.trainer import Evaluator, PolylensTrainer
 from polylens.errors import InputError, closest
+from polylens.files import write_text
 
 log = logging.getLogger(__name__)
 
@@ -84,6 +87,11 @@ def train(config: RunConfig, evaluator: Callable[[Validation], Evaluator]) -> Tr
     Raises:
         InputError: anything in the configuration, the data or the model that cannot be used.
     """
+    with exclusive(Path(config.output_dir)), explained("then go on with --resume-from-checkpoint true"):
+        return _train(config, evaluator)
+
+
+def _train(config: RunConfig, evaluator: Callable[[Validation], Evaluator]) -> TrainingResult:
     disable_progress_bar()  # of transformers, for every checkpoint; the run has its own
     objective = build_objective(config)
     resume = checkpoint_to_resume(config)
@@ -91,6 +99,7 @@ def train(config: RunConfig, evaluator: Callable[[Validation], Evaluator]) -> Tr
         check_checkpoint(Path(resume))
     args, accumulation = training_arguments(config)
     _check_kept_graphs(config, args)
+    resume = distributed.gather_objects(resume)[0]  # rank 0 has the folder to itself
     set_seed(args.seed)
     data = _read_data(config)
     checkpoint = load_checkpoint(
@@ -282,7 +291,7 @@ def _write_run(config: RunConfig, args: TrainingArguments) -> None:
     if args.should_save:
         folder = Path(config.output_dir)
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "run.yaml").write_text(run_text(config), encoding="utf-8")
+        write_text(folder / "run.yaml", [run_text(config)])
 
 
 def _finish(trainer: PolylensTrainer, loss: float, keep_best: bool) -> TrainingResult:
@@ -292,11 +301,12 @@ def _finish(trainer: PolylensTrainer, loss: float, keep_best: bool) -> TrainingR
         keep_best: whether the best checkpoint is preferred; ``load_best_model_at_end: false`` says it is not.
     """
     folder, best = trainer.folder, trainer.state.best_model_checkpoint if keep_best else None
-    partial = folder / ".model.tmp"
+    partial = folder / LAST_MODEL
     if best is None:
         trainer.save_model(str(partial), _internal_call=True)
     if trainer.args.should_save:
         copy_model_folder(Path(best or partial), folder)
         remove(partial)
+        trainer.remove_old_checkpoints()  # as a run that was killed before it could
     distributed.barrier()
     return TrainingResult(folder, trainer.state.global_step, loss, trainer.state.best_metric, trainer.args.should_save)

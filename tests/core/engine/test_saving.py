@@ -20,6 +20,7 @@ from polylens.engine.saving import (
     publish,
     read_objective_parameters,
     remove,
+    remove_leftovers,
     save_model_folder,
 )
 from polylens.engine.trainable import choose_trained
@@ -152,6 +153,42 @@ def test_a_folder_is_published_in_place_of_an_old_one(tmp_path):
     publish(partial, final)
     assert [path.name for path in tmp_path.iterdir()] == ["new"]
     assert [str(path.relative_to(final)) for path in sorted(final.rglob("*"))] == ["deep", "deep/file"]
+
+
+def test_what_a_killed_run_left_is_deleted_and_what_it_was_replacing_comes_back(tmp_path):
+    names = [".checkpoint-1.old.tmp", ".checkpoint-2.tmp", ".checkpoint-2.old.tmp", ".model.tmp", "checkpoint-3"]
+    names += [".checkpoint-3.old.tmp", ".checkpoint-3.tmp", ".of the user.tmp"]
+    for name in names:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").write_text(name)
+    remove_leftovers(tmp_path)
+    found = {path.name: (path / "file").read_text() for path in tmp_path.iterdir()}
+    assert found == {
+        "checkpoint-2": ".checkpoint-2.old.tmp",
+        "checkpoint-3": "checkpoint-3",
+        ".of the user.tmp": ".of the user.tmp",
+    }
+
+
+def test_half_of_a_copied_model_is_no_model(tmp_path, monkeypatch):
+    """It would load, with weights of one run and configuration of another."""
+    source, target = tmp_path / "source", tmp_path / "target"
+    for folder in (source, target):
+        folder.mkdir()
+        for name in ("config.json", "model.safetensors", "polylens.json", "tokenizer.json"):
+            (folder / name).write_text(folder.name)
+    copied = []
+
+    def two_files(path, partial):
+        if len(copied) == 2:
+            raise KeyboardInterrupt
+        copied.append(path.name)
+
+    monkeypatch.setattr("shutil.copyfile", two_files)
+    with pytest.raises(KeyboardInterrupt):
+        copy_model_folder(source, target)
+    assert copied == ["model.safetensors", "tokenizer.json"]
+    assert sorted(path.name for path in target.iterdir()) == copied
 
 
 def test_removing_what_is_or_is_not_there(tmp_path):

@@ -1,0 +1,55 @@
+"""One run at a time in a folder."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from polylens.engine import run_folder
+from polylens.engine.run_folder import exclusive
+from polylens.errors import InputError
+
+HOLDER = """
+import fcntl, sys
+file = open(sys.argv[1], "a")
+fcntl.lockf(file, fcntl.LOCK_EX)
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+def hold(folder: Path) -> subprocess.Popen:
+    command = [sys.executable, "-c", HOLDER, str(folder / ".lock")]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "held\n"
+    return process
+
+
+def test_two_runs_in_one_folder_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(run_folder, "_PATIENCE", 0.1)
+    (tmp_path / ".checkpoint-2.tmp").mkdir()
+    with hold(tmp_path) as other:
+        with pytest.raises(InputError, match="another run is writing into it"), exclusive(tmp_path):
+            pass
+        assert (tmp_path / ".checkpoint-2.tmp").exists(), "the other run is at work on it"
+        other.kill()
+    with exclusive(tmp_path):
+        assert not (tmp_path / ".checkpoint-2.tmp").exists()
+        (tmp_path / "model").touch()
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_a_folder_in_which_nothing_was_written_is_not_left(tmp_path):
+    with pytest.raises(InputError, match="no such option"), exclusive(tmp_path / "run"):
+        raise InputError("no such option")
+    assert not (tmp_path / "run").exists()
+
+
+def test_only_rank_0_holds_it(tmp_path, monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    with hold(tmp_path) as other, exclusive(tmp_path):
+        other.kill()
