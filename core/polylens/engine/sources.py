@@ -15,6 +15,8 @@ from polylens.errors import InputError, closest
 _HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
 """What is downloaded of a hub repository: no code, and no pickled weights."""
 
+_MAX_LAYERS = 10_000
+
 
 @dataclass(frozen=True, slots=True)
 class ModelSource:
@@ -115,4 +117,15 @@ def _config(folder: Path) -> dict[str, Any]:
     path = folder / "config.json"
     if not path.is_file():
         raise InputError(f"{folder} has no config.json: it is not a model folder")
-    return read_json_object(path)
+    config = read_json_object(path)
+    _check_layers(config, path)
+    return config
+
+
+def _check_layers(config: dict[str, Any], path: Path, pointer: str = "") -> None:
+    """Refuse a depth that no model has: layers are built one by one before their weights are looked for."""
+    for key, value in config.items():
+        if isinstance(value, dict):
+            _check_layers(value, path, f"{pointer}/{key}")
+        elif "layer" in key and isinstance(value, int) and value > _MAX_LAYERS:
+            raise InputError(f"{path}: {pointer}/{key} is {value}; at most {_MAX_LAYERS} layers are allowed")

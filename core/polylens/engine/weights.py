@@ -23,6 +23,9 @@ from polylens.errors import InputError
 BESIDE_ADAPTER_FILE = "beside_adapter.safetensors"
 """Weights trained as they are, next to an adapter."""
 
+_SMALL = 2**28
+"""Weights of a model that may be larger than its files until they are read, and say better what they lack."""
+
 
 def load_model(hooks: Any, found: ModelSource, dtype: str, attn_implementation: str, seed: int) -> PreTrainedModel:
     """An untrained model of a preset, or one with the weights of its folder, and its adapter over it.
@@ -38,6 +41,7 @@ def load_model(hooks: Any, found: ModelSource, dtype: str, attn_implementation: 
     if found.is_preset:
         model = _random_model(hooks, found, kind, settings, seed)
     else:
+        _check_size(outline, found.folder)
         model = _read_weights(kind, found, settings)
     _write_first_layout(model, found.family)
     if found.adapter is not None:
@@ -98,6 +102,17 @@ def _read_weights(kind: type[PreTrainedModel], found: ModelSource, settings: dic
                 f"such as {', '.join(keys[:3])}"
             )
     return model
+
+
+def _check_size(outline: PreTrainedModel, folder: Path) -> None:
+    """Refuse a model far larger than its files before room is made for it: at best, four bits are a weight."""
+    files = [path for path in folder.iterdir() if path.suffix in (".safetensors", ".bin")]
+    held = 2 * sum(path.stat().st_size for path in files)
+    wanted = sum(parameter.numel() for parameter in outline.parameters())
+    if wanted > max(held, _SMALL):
+        raise InputError(
+            f"{folder}: config.json describes {wanted} weights, and the files hold at most {held}: nothing is loaded"
+        )
 
 
 def _described(key: Any) -> str:

@@ -134,6 +134,9 @@ def test_weights_that_cannot_be_read_are_one_line(folder, damage):
     [
         ("config.json", {"attention_dropout": [0.0]}, "does not describe a model of family 'minicpmv-2.0'"),
         ("config.json", {"num_attention_heads": 0}, "does not describe a model of family 'minicpmv-2.0'"),
+        ("config.json", {"num_hidden_layers": 10**9}, "/num_hidden_layers is 1000000000; at most 10000"),
+        ("config.json", {"polylens_vision": {"num_hidden_layers": 10**9}}, "/polylens_vision/num_hidden_layers is"),
+        ("config.json", {"vocab_size": 10**11}, "config.json describes 2[0-9]+ weights, and the files hold at most"),
         ("config.json", {"hidden_size": "x"}, "does not describe a model of family 'minicpmv-2.0'"),
         ("tokenizer.json", {"added_tokens": "x"}, "the tokenizer cannot be read"),
         ("tokenizer.json", {"model": {"type": "?"}}, "the tokenizer cannot be read: Exception"),
