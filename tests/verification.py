@@ -11,6 +11,7 @@ import contextlib
 import gc
 import io
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -71,6 +72,7 @@ def train(folder: Path, output: Path, *more: str) -> tuple[int, str]:
     with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
         code = main(command)
     AcceleratorState._reset_state(reset_partial_state=True)  # pyright: ignore[reportPrivateUsage]
+    os.environ.pop("ACCELERATE_USE_DEEPSPEED", None)  # which DeepSpeed's arguments set for the whole process
     gc.collect()
     return code, printed.getvalue()
 
