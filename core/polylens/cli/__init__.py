@@ -74,7 +74,7 @@ def _dispatch(argv: list[str]) -> int:
     name = argv[0]
     if name not in COMMANDS:
         raise InputError(f"unknown command {name!r}{closest(name, COMMANDS)}; commands: {', '.join(COMMANDS)}")
-    from polylens.cli.signals import ends_when_told
+    from polylens.signals import ends_when_told
 
     module = import_module(f"polylens.cli.{name}")
     parser = Parser(
