@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -58,41 +58,42 @@ def least(values: list[int]) -> list[int]:
 
 def sum_counts(counts: Mapping[str, float]) -> dict[str, float]:
     """Counts summed over ranks; a name that some rank lacks counts as 0 there."""
+    return add_counts(gather_objects(dict(counts)))
+
+
+def add_counts(parts: Iterable[Mapping[str, float]]) -> dict[str, float]:
+    """The sum of counts by name."""
     total: dict[str, float] = {}
-    for part in gather_objects(dict(counts)):
+    for part in parts:
         for name, value in part.items():
             total[name] = total.get(name, 0.0) + value
     return total
 
 
-def gather_ragged(value: Tensor, lengths: list[int]) -> Tensor:
-    """Rows of every rank, in rank order.
+def gather_ragged(value: Tensor, lengths: Sequence[int]) -> list[Tensor]:
+    """A tensor of one dimension of every rank, in rank order.
 
     Args:
-        value: [n, ...] on this rank.
-        lengths: n of every rank. Shorter ranks are padded on the way, since gloo takes no ragged tensors.
-
-    Returns:
-        [sum(lengths), ...].
+        value: of this rank.
+        lengths: of every rank's tensor. Shorter ones are padded on the way, since gloo takes no ragged tensors.
     """
-    if world_size() == 1:
-        return value
     longest = max(lengths)
-    padded = value.new_zeros((longest, *value.shape[1:]))
-    padded[: len(value)] = value
-    parts = [torch.empty_like(padded) for _ in lengths]
-    dist.all_gather(parts, padded)
-    return torch.cat([part[:length] for part, length in zip(parts, lengths, strict=True)])
+    parts = [value.new_empty(longest) for _ in lengths]
+    dist.all_gather(parts, _padded(value, longest))
+    return [part[:length] for part, length in zip(parts, lengths, strict=True)]
 
 
-def reduce_scatter_ragged(value: Tensor, lengths: list[int]) -> Tensor:
-    """The sum over ranks of [sum(lengths), ...], of which each rank gets its own rows."""
-    if world_size() == 1:
-        return value
-    longest = max(lengths)
-    parts = [part.new_zeros((longest, *value.shape[1:])) for part in value.split(lengths)]
-    for padded, part in zip(parts, value.split(lengths), strict=True):
-        padded[: len(part)] = part
-    own = torch.empty_like(parts[0])
-    dist.reduce_scatter(own, parts)
-    return own[: lengths[rank()]]
+def reduce_scatter_ragged(parts: Sequence[Tensor]) -> Tensor:
+    """The sum over ranks of what each has for this one.
+
+    Args:
+        parts: for every rank a tensor of one dimension, of the same length on all ranks.
+    """
+    longest = max(map(len, parts))
+    own = parts[0].new_empty(longest)
+    dist.reduce_scatter(own, [_padded(part, longest) for part in parts])
+    return own[: len(parts[rank()])]
+
+
+def _padded(value: Tensor, length: int) -> Tensor:
+    return torch.cat([value, value.new_zeros(length - len(value))]) if len(value) < length else value.contiguous()

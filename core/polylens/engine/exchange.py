@@ -21,53 +21,155 @@ class Gathered:
         own: name -> int64 [n], positions of this rank's vectors in the order in which its micro-batches made them.
         order: name -> int64 [n_global], position of each vector in rank order.
         lengths: name -> number of vectors of each rank.
+        totals: counts given to ``gather``, summed over ranks.
     """
 
     values: dict[str, Tensor] = field(default_factory=dict)
     own: dict[str, Tensor] = field(default_factory=dict)
     order: dict[str, Tensor] = field(default_factory=dict)
     lengths: dict[str, list[int]] = field(default_factory=dict)
+    totals: dict[str, float] = field(default_factory=dict)
 
     @property
     def counts(self) -> dict[str, float]:
         return {name: len(values) for name, values in self.values.items()}
 
 
-def gather(made: Mapping[str, Sequence[Representation]]) -> Gathered:
+def gather(made: Mapping[str, Sequence[Representation]], counts: Mapping[str, float] | None = None) -> Gathered:
     """Collect the vectors of all micro-batches of all ranks; ranks may have different numbers, or none.
+
+    All names travel together: one exchange of shapes, and one of bytes.
+
+    Args:
+        counts: summed over ranks on the way; a name that some rank lacks counts as 0 there.
 
     Raises:
         ValueError: positions are not a permutation of ``0 .. n_global - 1``, or only some vectors have one.
     """
     local = {name: _joined(parts) for name, parts in made.items()}
-    placed = {name: {part.positions is not None for part in parts} for name, parts in made.items()}
-    shapes = distributed.gather_objects({n: (len(v), v.shape[1], v.dtype, placed[n]) for n, (v, _) in local.items()})
-    found = Gathered()
-    for name in sorted({name for shape in shapes for name in shape}):
-        lengths = [shape[name][0] if name in shape else 0 for shape in shapes]
-        known = [shape[name] for shape in shapes if name in shape]
-        if len(set.union(*(places for *_, places in known))) > 1:  # known to all ranks, which fail together
-            raise ValueError(f"some micro-batches give positions for representation {name!r}, and some do not")
-        _, size, dtype, _ = known[0]
-        values, positions = local[name] if name in local else (distributed.empty(size, dtype), None)
-        if positions is None:
-            start = sum(lengths[: distributed.rank()])
-            positions = torch.arange(start, start + len(values), device=values.device)
-        order = distributed.gather_ragged(positions, lengths)
+    blocks, totals = _describe(made, local, counts or {})
+    found = Gathered(totals=totals)
+    for block in blocks:
+        found.own[block.name], found.lengths[block.name] = _positions(block, local), block.lengths
+    mine = [
+        (found.own[block.name], local[block.name][0] if block.name in local else block.empty()) for block in blocks
+    ]
+    for block, parts in zip(blocks, _all_ranks(blocks, mine), strict=True):
+        order, values = _whole([places for places, _ in parts]), _whole([vectors for _, vectors in parts])
         if not torch.equal(order.sort().values, torch.arange(len(order), device=order.device)):
-            raise ValueError(f"positions of representation {name!r} are not a permutation of 0 to {len(order) - 1}")
-        in_rank_order = distributed.gather_ragged(values, lengths)
-        found.values[name] = torch.empty_like(in_rank_order).index_copy_(0, order, in_rank_order)
-        found.own[name], found.order[name], found.lengths[name] = positions, order, lengths
+            raise ValueError(
+                f"positions of representation {block.name!r} are not a permutation of 0 to {len(order) - 1}"
+            )
+        found.order[block.name] = order
+        found.values[block.name] = torch.empty_like(values).index_copy_(0, order, values)
     return found
 
 
 def return_gradients(gathered: Gathered, gradients: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Sum the gradients [n_global, D] of all ranks and give each rank those of its own vectors, in its own order."""
-    return {
-        name: distributed.reduce_scatter_ragged(gradient[gathered.order[name]], gathered.lengths[name])
-        for name, gradient in gradients.items()
-    }
+    if distributed.world_size() == 1:
+        return {name: gradient[gathered.order[name]] for name, gradient in gradients.items()}
+    found: dict[str, Tensor] = {}
+    for dtype in sorted({gradient.dtype for gradient in gradients.values()}, key=str):
+        alike = {name: gradients[name] for name in sorted(gradients) if gradients[name].dtype == dtype}
+        found |= _return_alike(gathered, alike)
+    return found
+
+
+def _return_alike(gathered: Gathered, gradients: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Gradients of one dtype, in one exchange."""
+    orders = {name: gathered.order[name].split(gathered.lengths[name]) for name in gradients}
+    parts = [
+        torch.cat([gradient[orders[name][rank]].flatten() for name, gradient in gradients.items()])
+        for rank in range(distributed.world_size())
+    ]
+    own = distributed.reduce_scatter_ragged(parts)
+    shapes = {name: (len(gathered.own[name]), gradient.shape[1]) for name, gradient in gradients.items()}
+    pieces = own.split([rows * size for rows, size in shapes.values()])
+    return {name: piece.view(shape) for (name, shape), piece in zip(shapes.items(), pieces, strict=True)}
+
+
+@dataclass(frozen=True, slots=True)
+class _Block:
+    """The vectors of one name over all ranks.
+
+    Attributes:
+        lengths: vectors of each rank.
+        size: D.
+    """
+
+    name: str
+    lengths: list[int]
+    size: int
+    dtype: torch.dtype
+
+    def empty(self) -> Tensor:
+        return distributed.empty(self.size, self.dtype)
+
+    def bytes(self, rank: int) -> tuple[int, int]:
+        """Of the positions and of the vectors of a rank, the latter in whole int64, to which the next ones align."""
+        rows = self.lengths[rank]
+        return 8 * rows, -(-rows * self.size * self.dtype.itemsize // 8) * 8
+
+
+def _describe(
+    made: Mapping[str, Sequence[Representation]],
+    local: Mapping[str, tuple[Tensor, Tensor | None]],
+    counts: Mapping[str, float],
+) -> tuple[list[_Block], dict[str, float]]:
+    """The blocks that all ranks together have, the same on every rank, and the sums of counts."""
+    placed = {name: {part.positions is not None for part in parts} for name, parts in made.items()}
+    shapes = {name: (len(v), v.shape[1], v.dtype, placed[name]) for name, (v, _) in local.items()}
+    told = distributed.gather_objects((shapes, dict(counts)))
+    blocks = []
+    for name in sorted({name for shapes, _ in told for name in shapes}):
+        known = [shapes[name] for shapes, _ in told if name in shapes]
+        if len(set.union(*(places for *_, places in known))) > 1:  # known to all ranks, which fail together
+            raise ValueError(f"some micro-batches give positions for representation {name!r}, and some do not")
+        lengths = [shapes[name][0] if name in shapes else 0 for shapes, _ in told]
+        blocks.append(_Block(name, lengths, known[0][1], known[0][2]))
+    return blocks, distributed.add_counts([part for _, part in told])
+
+
+def _positions(block: _Block, local: Mapping[str, tuple[Tensor, Tensor | None]]) -> Tensor:
+    """Given ones, or those that follow from the order of ranks."""
+    values, positions = local.get(block.name, (None, None))
+    rank, device = distributed.rank(), block.empty().device if values is None else values.device
+    if positions is not None:
+        return positions.to(device)
+    start = sum(block.lengths[:rank])
+    return torch.arange(start, start + block.lengths[rank], device=device)
+
+
+def _all_ranks(blocks: Sequence[_Block], mine: Sequence[tuple[Tensor, Tensor]]) -> list[list[tuple[Tensor, Tensor]]]:
+    """Block -> rank -> positions and values, all of which cross as one run of bytes."""
+    if distributed.world_size() == 1 or not blocks:
+        return [[pair] for pair in mine]
+    lengths = [sum(sum(block.bytes(rank)) for block in blocks) for rank in range(distributed.world_size())]
+    sent = mine[0][1].new_zeros(lengths[distributed.rank()], dtype=torch.uint8)
+    for target, pair in zip(_views(sent, blocks, distributed.rank()), mine, strict=True):
+        for place, value in zip(target, pair, strict=True):
+            place.copy_(value)
+    received = distributed.gather_ragged(sent, lengths)
+    by_rank = [_views(part, blocks, rank) for rank, part in enumerate(received)]
+    return [list(parts) for parts in zip(*by_rank, strict=True)]
+
+
+def _views(run: Tensor, blocks: Sequence[_Block], rank: int) -> list[tuple[Tensor, Tensor]]:
+    """Positions and values of a rank's blocks within its run of bytes."""
+    views, start = [], 0
+    for block in blocks:
+        rows, (places, values) = block.lengths[rank], block.bytes(rank)
+        used = rows * block.size * block.dtype.itemsize
+        positions = run[start : start + places].view(torch.int64)
+        vectors = run[start + places : start + places + used].view(block.dtype).view(rows, block.size)
+        views.append((positions, vectors))
+        start += places + values
+    return views
+
+
+def _whole(parts: Sequence[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts))
 
 
 def _joined(parts: Sequence[Representation]) -> tuple[Tensor, Tensor | None]:

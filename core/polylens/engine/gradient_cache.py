@@ -136,7 +136,8 @@ class GradientCache(Generic[M]):
             passes = list(micro_batches)
         with self.frozen.step() if self.frozen else contextlib.nullcontext():
             first = self._first_pass(passes)
-            gathered = gather(first.representations)
+            gathered = gather(first.representations, first.normalisers)
+            first.normalisers = gathered.totals
             coupled = self._couple(gathered, targets, first.parameters)
             cotangents = return_gradients(gathered, coupled.gradients)
             shares = {name: distributed.sum_tensor(g) for name, g in coupled.parameter_gradients.items()}
@@ -161,7 +162,6 @@ class GradientCache(Generic[M]):
         if not first.parts:
             raise ValueError("a step needs at least one micro-batch on every rank")
         self._agree(first)
-        first.normalisers = distributed.sum_counts(first.normalisers)
         return first
 
     @property
