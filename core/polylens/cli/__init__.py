@@ -10,6 +10,7 @@ machine ended a part of the run; 130 interrupted, by Ctrl-C or SIGTERM; 141 the 
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import re
 import sys
@@ -34,6 +35,8 @@ _LOCAL_RANK = re.compile(r"--local[-_]rank=\d+")
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line and return its exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # file names need not be text that the terminal can show
     try:
         code = _dispatch(_without_local_rank(arguments))
         sys.stdout.flush()

@@ -61,17 +61,26 @@ def read_run_file(path: str | Path) -> dict[str, Any]:
         text = Path(path).read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"cannot read the run file {str(path)!r}: {error}") from error
-    try:
-        value = _value(text)
-    except (yaml.YAMLError, *_SCALAR_ERRORS) as error:
-        raise InputError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
-    except RecursionError as error:
-        raise InputError(f"{path}: it is nested too deep") from error
+    value = read_yaml(text, str(path))
     if value is None:
         return {}
     if not isinstance(value, dict):
         raise InputError(f"{path}: a run file is a mapping of options, not {type(value).__name__}")
     return value
+
+
+def read_yaml(text: str, where: str) -> Any:
+    """The value of a YAML text.
+
+    Raises:
+        InputError: it is not YAML, has a key twice, or stands for more values than any run has.
+    """
+    try:
+        return _value(text)
+    except (yaml.YAMLError, *_SCALAR_ERRORS) as error:
+        raise InputError(f"{where}: not YAML: {' '.join(str(error).split())}") from error
+    except RecursionError as error:
+        raise InputError(f"{where}: it is nested too deep") from error
 
 
 def _value(text: str) -> Any:

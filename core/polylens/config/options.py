@@ -79,14 +79,12 @@ def assignments(given: Sequence[str]) -> dict[str, Any]:
     >>> assignments(["max_slice_nums=4", "compat.original_targets=true"])
     {'max_slice_nums': 4, 'compat': {'original_targets': True}}
     """
-    from jsonargparse import get_loader
-
-    from polylens.config.files import merge, nested
+    from polylens.config.files import merge, nested, read_yaml
 
     found: dict[str, Any] = {}
     for item in given:
         name, equals, value = item.partition("=")
         if not name or not equals:
             raise InputError(f"{item!r} is not NAME=VALUE, such as max_slice_nums=4")
-        found = merge(found, nested(name, get_loader("yaml")(value)))
+        found = merge(found, nested(name, read_yaml(value, name)))
     return found

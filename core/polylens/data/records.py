@@ -60,6 +60,8 @@ def scan_jsonl(path: str | Path) -> Iterator[Line]:
                 offset += len(data)
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
+    except ValueError as error:  # a NUL in the path
+        raise InputError(f"{str(path)!r} cannot be read: {error}") from error
 
 
 def parse_line(line: Line) -> Any:
@@ -134,7 +136,8 @@ class Quarantine:
             raise error
         if self._file is None:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = self._path.open("w", encoding="utf-8")
+            # The path of a file may hold bytes that are no text: they become JSON's escapes.
+            self._file = self._path.open("w", encoding="utf-8", errors="backslashreplace")
         record = line.data.decode("utf-8", errors="replace").rstrip("\r\n")
         entry = {"where": line.where, "reason": str(error), "record": record}
         self._file.write(json.dumps(entry, ensure_ascii=False) + "\n")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import subprocess
 import sys
 from types import ModuleType, SimpleNamespace
@@ -142,3 +143,12 @@ def test_the_package_runs_as_a_module():
     done = subprocess.run([sys.executable, "-m", "polylens", "--help"], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("usage: polylens COMMAND")
+
+
+def test_a_file_whose_name_is_no_text_is_named_all_the_same(tmp_path):
+    path = tmp_path / os.fsdecode(b"p\xff.jsonl")
+    path.write_bytes(b'{"query": "x", "positives": []}\n')
+    command = [sys.executable, "-m", "polylens", "data", "validate", str(path)]
+    done = subprocess.run(command, env={**os.environ, "PYTHONIOENCODING": "utf-8:strict"}, capture_output=True)
+    assert (done.returncode, done.stderr) == (2, b"")
+    assert rb"p\udcff.jsonl:1: /positives" in done.stdout

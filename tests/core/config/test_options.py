@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import pytest
 
-from polylens.config.options import build_options
+from polylens.config.options import assignments, build_options
 from polylens.errors import InputError
 
 
@@ -55,3 +55,9 @@ def test_values_take_the_types_of_their_fields():
 def test_a_wrong_option_is_named(given, message):
     with pytest.raises(InputError, match=message):
         build_options(Options, given, "toy")
+
+
+@pytest.mark.parametrize("given", ["sizes=[1", "a={b: 1, b: 2}", "a=!!bool x"])
+def test_an_assignment_that_is_not_yaml_is_refused(given):
+    with pytest.raises(InputError, match=f"^{given.partition('=')[0]}: not YAML"):
+        assignments([given])

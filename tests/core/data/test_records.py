@@ -1,4 +1,5 @@
 import json
+import os
 
 import pytest
 from hypothesis import given
@@ -109,3 +110,18 @@ def test_errors_are_raised_unless_they_are_set_aside(tmp_path):
         bad.add(line, InputError("why"))
     with pytest.raises(InputError, match="quarantine file"):
         Quarantine("quarantine")
+
+
+def test_a_path_with_a_nul_cannot_be_read():
+    with pytest.raises(InputError, match=r"'a\\x00b' cannot be read: embedded null byte"):
+        list(scan_jsonl("a\0b"))
+
+
+def test_a_file_whose_name_is_no_text_has_its_lines_set_aside(tmp_path):
+    path = tmp_path / os.fsdecode(b"p\xff.jsonl")
+    path.write_bytes(b"{bad\n")
+    with Quarantine("quarantine", tmp_path / "quarantine.jsonl") as bad:
+        for line in scan_jsonl(path):
+            bad.add(line, InputError(f"{line.where}: no"))
+    entry = json.loads((tmp_path / "quarantine.jsonl").read_text(encoding="utf-8"))
+    assert (entry["where"], entry["record"]) == (f"{path}:1", "{bad")
