@@ -135,8 +135,8 @@ def _check_format(file: Any, path: Path) -> None:
 class ShardWriter:
     """Appends documents to ``<path>.tmp``; ``finish`` makes it ``path``.
 
-    An unfinished file of a killed writer is taken up again: every document in it is checked, and what follows the
-    last whole one is cut off.
+    An unfinished file of a killed writer is taken up again: every document in it is checked, and those up to the last
+    whole one are copied.
 
     Args:
         path: of the finished shard.
@@ -149,8 +149,12 @@ class ShardWriter:
         self._temporary = path.with_name(path.name + ".tmp")
         self._pending: list[tuple[str, bytes, int]] = []
         self._pending_bytes = 0
-        self._file: Any = _open_for_writing(self._temporary)
-        self.ids: list[str] = self._recover()
+        self.ids: list[str] = []
+        self._file: Any = None
+        if self._temporary.exists():
+            self._take_up()
+        else:
+            self._file = _create(self._temporary)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -162,10 +166,12 @@ class ShardWriter:
             OSError: the disk is full; what was flushed before is safe.
         """
         text = document.text.encode("utf-8")
-        data = (document.image or b"") + text
-        self._pending.append((document.id, data, len(text)))
+        self._add(document.id, (document.image or b"") + text, len(text))
+
+    def _add(self, id: str, data: bytes, text_bytes: int) -> None:
+        self._pending.append((id, data, text_bytes))
         self._pending_bytes += len(data)
-        self.ids.append(document.id)
+        self.ids.append(id)
         if self._pending_bytes >= self._flush_bytes or len(self._pending) >= _FLUSH_DOCUMENTS:
             self.flush()
 
@@ -232,47 +238,44 @@ class ShardWriter:
         if len(values):
             dataset[start:] = values
 
-    def _recover(self) -> list[str]:
-        file = self._file
-        count = min(len(file[name]) for name in (*_INDEX, "id"))
-        ids = []
-        for position in range(count):
-            id = _whole_document(file, position)
-            if id is None:
-                break
-            ids.append(id)
-        for name in (*_INDEX, "id"):
-            file[name].resize((len(ids),))
-        file["blob"].resize((self._end(),))
-        return ids
+    def _take_up(self) -> None:
+        """Copy what a killed writer left: HDF5 may have noted places beyond the end that it had noted of the file, and
+        would fail when it writes there."""
+        fresh = self._temporary.with_name(f"{self._temporary.name}.new")
+        self._file = _create(fresh)
+        for document in _whole_documents(self._temporary):
+            self._add(*document)
+        self.flush()
+        os.replace(fresh, self._temporary)
 
 
-def _whole_document(file: Any, position: int) -> str | None:
+def _whole_documents(path: Path) -> Iterator[tuple[str, bytes, int]]:
+    """Id, bytes and length of the text of each document of an unfinished file, up to the first that is not whole.
+
+    Raises:
+        InputError: another process is writing the file.
+    """
     try:
-        id = file["id"][position].decode("utf-8")
-        start = int(file["end"][position - 1]) if position else 0
-        end = int(file["end"][position])
-        if not (id and start <= end <= len(file["blob"])):
-            return None
-        data = file["blob"][start:end].tobytes()
-        crc = document_crc(id, data, int(file["text_bytes"][position]))
-        return id if crc == int(file["crc32"][position]) else None
+        with h5py.File(path, "r") as file:
+            start = 0
+            for id, end, text_bytes, crc in _entries(file):
+                data = file["blob"][start:end].tobytes()  # type: ignore[index]
+                if not id or len(data) != end - start or document_crc(id, data, text_bytes) != crc:
+                    return
+                yield id, data, text_bytes
+                start = end
+    except BlockingIOError:
+        raise InputError(f"another process is writing {path}") from None
     except HDF5_ERRORS:
-        return None
+        return  # killed in the middle of a write: nothing behind this place can be read
 
 
-def _open_for_writing(path: Path) -> h5py.File:
-    if path.exists():
-        try:
-            file = h5py.File(path, "r+")
-            if {"blob", "id", *_INDEX} <= set(file):
-                return file
-            file.close()
-        except BlockingIOError:
-            raise InputError(f"another process is writing {path}") from None
-        except (OSError, RuntimeError):
-            pass  # Killed before its first flush: nothing in it can be read.
-    return _create(path)
+def _entries(file: Any) -> Iterator[tuple[str, int, int, int]]:
+    """The index, a flush at a time: a part that cannot be read leaves what is before it."""
+    for start in range(0, len(file["id"]), _FLUSH_DOCUMENTS):
+        part = slice(start, start + _FLUSH_DOCUMENTS)
+        ids = [value.decode("utf-8") for value in file["id"][part]]
+        yield from zip(ids, *(file[name][part].tolist() for name in _INDEX), strict=False)
 
 
 def _create(path: Path) -> h5py.File:

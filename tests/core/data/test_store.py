@@ -235,6 +235,26 @@ class TestInterruptedWriter:
         assert reader.ids() == [*kept, "d"]
         assert [reader.read(id, n).image for n, id in enumerate(reader.ids())][-2:] == [kept[-1].encode() * 100, b"d"]
 
+    def test_places_beyond_the_end_of_the_file_are_not_written_to(self, tmp_path):
+        """HDF5 notes where a file ends after all else."""
+        writer = self.start(tmp_path)
+        path = tmp_path / "documents-00000.h5.tmp"
+        for name in "abc":
+            if name == "b":
+                end = path.read_bytes()[40:48]
+            writer.write(Document(name, name.encode() * 100_000))
+        writer.abandon()
+        with path.open("r+b") as file:
+            file.seek(40)
+            file.write(end)
+        again = self.start(tmp_path)
+        assert again.ids == ["a"]
+        for name in "bcd":
+            again.write(Document(name, name.encode() * 100_000))
+        again.finish()
+        assert [document.image for document in contents(tmp_path)] == [name.encode() * 100_000 for name in "abcd"]
+        assert [path.name for path in tmp_path.iterdir()] == ["documents-00000.h5"]
+
     def test_a_file_that_was_never_flushed_is_begun_anew(self, tmp_path):
         (tmp_path / "documents-00000.h5.tmp").write_bytes(bytes(100))
         fill(tmp_path, ["a"])
