@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from polylens.config.limits import check_limits
 from polylens.errors import InputError
 
 
@@ -144,3 +145,7 @@ class RunConfig:
     options: dict[str, Any] = field(default_factory=dict)
     training: dict[str, Any] = field(default_factory=dict)
     verify_gradient: bool = False
+
+    def __post_init__(self) -> None:
+        """Raises ``InputError`` if a value is out of its range."""
+        check_limits(self)

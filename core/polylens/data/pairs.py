@@ -197,7 +197,7 @@ class PairReader:
         )
 
     def _inline_ids(self, line: Line, value: dict, key: str) -> tuple[str, ...]:
-        found = value.get(key) or []
+        found = [] if value.get(key) is None else value[key]
         places = [(key,)] if isinstance(found, dict) else [(key, number) for number in range(len(found))]
         return tuple(dict.fromkeys(self._add_inline(line, value, place) for place in places))
 

@@ -105,6 +105,7 @@ def training_arguments(config: RunConfig) -> tuple[TrainingArguments, int]:
     except (ValueError, TypeError, ImportError) as error:
         raise InputError(f"training arguments: {error}") from error
     if args.deepspeed:
+        _check_agreement(args)
         _start_deepspeed()
     return args, accumulation
 
@@ -152,6 +153,14 @@ def _take_checkpointing(given: dict[str, Any]) -> None:
     if options.get("preserve_rng_state") is False:
         raise InputError(f"{name}: without preserve_rng_state dropout differs in the recomputed pass; leave it out")
     given[name] = {"use_reentrant": False, **options}
+
+
+def _check_agreement(args: TrainingArguments) -> None:
+    """transformers notes where the DeepSpeed file and its own arguments disagree, and says so when training starts."""
+    found = getattr(args.hf_deepspeed_config, "mismatches", [])
+    if found:
+        said = "; ".join(line.strip("- ") for line in found)
+        raise InputError(f'deepspeed: it disagrees with the run, write "auto" there instead: {said}')
 
 
 def _validation_defaults(given: dict[str, Any]) -> dict[str, Any]:

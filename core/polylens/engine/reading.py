@@ -13,7 +13,7 @@ from polylens.errors import InputError
 
 _ERRORS = (
     *(OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, AssertionError, RuntimeError),
-    *(MemoryError, EOFError, SafetensorError, UnpicklingError, StrictDataclassError),
+    *(MemoryError, EOFError, ImportError, SafetensorError, UnpicklingError, StrictDataclassError),
 )
 """transformers, peft and torch take files at their word: which of these a wrong value ends in is left to chance."""
 

@@ -25,12 +25,15 @@ def exclusive(folder: Path) -> Iterator[None]:
     """Rank 0 holds the folder of its run, so that ranks which outlived a killed launcher and a new run do not mix.
 
     Raises:
-        InputError: another run holds it.
+        InputError: another run holds it, or it cannot be made.
     """
     if os.environ.get("RANK", "0") != "0":
         yield
         return
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"--output-dir {folder}: the folder cannot be made: {error.strerror or error}") from error
     lock = _locked(folder / ".lock")
     try:
         remove_leftovers(folder)

@@ -14,14 +14,17 @@ from transformers import PreTrainedModel
 from transformers.core_model_loading import WeightConverter, WeightRenaming
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 from transformers.modeling_utils import set_zero3_state
+from transformers.utils.import_utils import is_flash_attn_2_available
 
 from polylens.contracts import ModelFamily
 from polylens.engine.reading import refusing
 from polylens.engine.sources import ModelSource
-from polylens.errors import InputError
+from polylens.errors import InputError, closest
 
 BESIDE_ADAPTER_FILE = "beside_adapter.safetensors"
 """Weights trained as they are, next to an adapter."""
+
+ATTENTION = ("sdpa", "eager", "flash_attention_2")
 
 _SMALL = 2**28
 """Weights of a model that may be larger than its files until they are read, and say better what they lack."""
@@ -31,8 +34,9 @@ def load_model(hooks: Any, found: ModelSource, dtype: str, attn_implementation: 
     """An untrained model of a preset, or one with the weights of its folder, and its adapter over it.
 
     Raises:
-        InputError: weights are missing, have another shape, or cannot be read.
+        InputError: weights are missing, have another shape, or cannot be read; there is no such attention.
     """
+    _check_attention(attn_implementation)
     with torch.device("meta"), described(found):
         outline = _whole_model(hooks, found)
     kind, config = type(outline), outline.config
@@ -47,6 +51,16 @@ def load_model(hooks: Any, found: ModelSource, dtype: str, attn_implementation: 
     if found.adapter is not None:
         _read_adapter(model, found.adapter)
     return model
+
+
+def _check_attention(name: str) -> None:
+    """transformers takes other names for hub repositories, whose code it would run."""
+    if name not in ATTENTION:
+        raise InputError(
+            f"attn_implementation is {name!r}{closest(name, ATTENTION)}; it may be {', '.join(ATTENTION)}"
+        )
+    if name == "flash_attention_2" and not is_flash_attn_2_available():
+        raise InputError("attn_implementation is flash_attention_2: it needs the package flash-attn and a GPU")
 
 
 def described(found: ModelSource) -> AbstractContextManager[None]:

@@ -174,6 +174,8 @@ def test_folders_of_training_files(write, tmp_path, documents):
     [
         ({"query": "x", "pos": []}, "/pos: "),
         ({"query": "x", "pos": [{"text": ""}]}, "/pos/0: has neither text nor image"),
+        ({"query": "x", "pos": {}}, "/pos: has neither text nor image"),
+        ({"query": "x", "pos": {"text": "x"}, "neg": {}}, "/neg: has neither text nor image"),
         ({"query": "x", "pos": {"image": "%"}}, "/pos: the picture is not valid base64"),
         ({"query": {"text": ""}, "pos": [{"text": "x"}]}, "/query: has neither text nor image"),
         ({"query": "x", "pos": [{"text": "x"}], "neg": [{"image": 5}]}, "/neg"),

@@ -42,6 +42,7 @@ REFUSED = {
         "deepspeed": {"gradient_accumulation_steps": 4},
         "gradient_accumulation_steps": 2,
     },
+    r"disagrees with the run, .*train_batch_size": {"deepspeed": {"train_batch_size": 7}},
     r"/optimizer: .*; /scheduler: ": {"deepspeed": {"optimizer": {}, "scheduler": {}}},
 }
 

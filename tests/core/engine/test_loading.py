@@ -225,3 +225,15 @@ def test_weights_take_the_type_that_is_asked_for(folder, dtype):
     model = load_checkpoint(None, str(folder), dtype=dtype).model
     assert {parameter.dtype for parameter in model.parameters()} == {getattr(torch, dtype)}
     assert model.config.dtype == getattr(torch, dtype)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("spda", r"attn_implementation is 'spda' \(did you mean 'sdpa'\?\); it may be sdpa, eager, flash_attention_2"),
+        ("someone/kernel", "attn_implementation is 'someone/kernel'; it may be"),
+    ],
+)
+def test_attention_that_would_come_from_elsewhere_is_refused(name, message):
+    with pytest.raises(InputError, match=message):
+        load_checkpoint("minicpmv", "tiny", attn_implementation=name)

@@ -1,0 +1,46 @@
+"""Values of a run that have the right type and cannot be meant."""
+
+from __future__ import annotations
+
+import pytest
+
+from polylens.config.run import DataConfig, LoraSettings, RunConfig
+from polylens.errors import InputError
+
+
+def run(**values) -> RunConfig:
+    return RunConfig(**{"model_plugin": "toy", "model": "tiny", "output_dir": "out", **values})
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"lora": LoraSettings(r=0)}, "/lora/r is 0; it must be at least 1"),
+        (
+            {"lora": LoraSettings(alpha=float("nan"))},
+            "/lora/alpha is nan; it must be at least -1e+30, and at most 1e+30",
+        ),
+        ({"lora": LoraSettings(dropout=2.0)}, "/lora/dropout is 2.0; it must be at least 0, and at most 1"),
+        ({"data": DataConfig(hard_negatives=-1)}, "/data/hard_negatives is -1; it must be at least 0"),
+        ({"data": DataConfig(train=["a\0b"])}, r"/data/train/0: 'a\x00b' has a NUL or is not valid Unicode"),
+        ({"data": DataConfig(query_instruction="\ud800")}, r"/data/query_instruction: '\ud800' has a NUL or is not"),
+        ({"training": {"learning_rate": float("nan")}}, "/training/learning_rate is nan; it must be at least 0"),
+        ({"training": {"seed": 2**32}}, "/training/seed is 4294967296; it must be at least 0, and at most"),
+        ({"training": {"adam_beta1": 1.0}}, "/training/adam_beta1 is 1.0; it must be at least 0, and at most 1"),
+        ({"training": {"per_device_train_batch_size": 0}}, "/training/per_device_train_batch_size is 0"),
+        ({"training": {"max_grad_norm": float("inf")}}, "/training/max_grad_norm is inf"),
+    ],
+)
+def test_a_value_out_of_range_is_named(values, message):
+    with pytest.raises(InputError) as caught:
+        run(**values)
+    assert message in str(caught.value)
+
+
+def test_everything_that_is_wrong_is_said_at_once():
+    with pytest.raises(InputError, match=r"/lora/r is -1; .*; /training/data_seed is -1"):
+        run(lora=LoraSettings(r=-1), training={"data_seed": -1})
+
+
+def test_usual_values_and_paths_of_other_bytes_are_fine():
+    run(output_dir="p\udcff", training={"max_grad_norm": 0, "learning_rate": 1e-5, "deepspeed": {"a": [1, None]}})
