@@ -83,7 +83,7 @@ time.sleep(60)
 RANK = """
 import os, time
 os.environ["TORCHELASTIC_RUN_ID"] = "none"
-from polylens.cli.signals import ends_when_told
+from polylens.signals import ends_when_told
 try:
     with ends_when_told():
         print(os.getpid(), flush=True)
