@@ -43,4 +43,6 @@ def test_everything_that_is_wrong_is_said_at_once():
 
 
 def test_usual_values_and_paths_of_other_bytes_are_fine():
-    run(output_dir="p\udcff", training={"max_grad_norm": 0, "learning_rate": 1e-5, "deepspeed": {"a": [1, None]}})
+    training = {"max_grad_norm": 0, "learning_rate": 1e-5, "deepspeed": {"a": [1, None]}}
+    made = run(output_dir="p\udcff", training=training)
+    assert (made.output_dir, made.training) == ("p\udcff", training)

