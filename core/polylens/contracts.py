@@ -164,7 +164,12 @@ class Encoding:
 
 
 class ChatTemplate(Protocol):
-    """What the hook ``chat_template`` returns; the same object serves training and inference."""
+    """What the hook ``chat_template`` returns; the same object serves training and inference.
+
+    ``stop_ids`` are the tokens that end an answer; generation stops at any of them.
+    """
+
+    stop_ids: Sequence[int]
 
     def encode(
         self,

@@ -94,6 +94,18 @@ def chat_labels_are_the_answers(subject: Subject) -> str | None:
     return f"answers end with {decode([ends.pop()])!r}"
 
 
+def answers_stop_where_they_end(subject: Subject) -> str | None:
+    """``stop_ids`` are tokens of the vocabulary, and the one that ends an answer in training is among them."""
+    stops = list(subject.checkpoint.template.stop_ids)
+    size = len(subject.checkpoint.tokenizer)
+    require(stops, "stop_ids is empty: generation would never end")
+    strange = [token for token in stops if not isinstance(token, int) or not 0 <= token < size]
+    require(not strange, f"stop_ids holds {strange[:1]}, which is no token of the vocabulary of {size}")
+    end = next(label for label in reversed(encode(subject, _conversation()).labels) if label != IGNORE_INDEX)
+    require(end in stops, f"answers end with token {end} in training, which is not in stop_ids {stops}")
+    return f"{len(stops)} tokens"
+
+
 def prompt_begins_the_conversation(subject: Subject) -> str | None:
     """What the model sees before it answers (``generation_prompt``) is what it saw in training, token for token."""
     turns = _conversation()
@@ -149,6 +161,7 @@ CHECKS = (
     slots_match_the_slices,
     max_length_never_cuts_a_picture,
     chat_labels_are_the_answers,
+    answers_stop_where_they_end,
     prompt_begins_the_conversation,
     template_refuses_what_does_not_fit,
 )

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from polylens.contracts import IGNORE_INDEX, Encoding, ImageRef, Message, SlicedImage
 from polylens.errors import InputError
-from polylens_qwen2_5_vl.tokenizer import IMAGE_PAD, SPECIAL, TURN_END, TURN_START, VISION_END, VISION_START
+from polylens_qwen2_5_vl.tokenizer import IMAGE_PAD, SPECIAL, TEXT_END, TURN_END, TURN_START, VISION_END, VISION_START
 
 SYSTEM = Message("system", ("You are a helpful assistant.",))
 """Put before a conversation that has no system message, as in the published chat template."""
@@ -27,11 +27,15 @@ class ChatML:
     """Writes conversations as Qwen2.5-VL's own chat template does, and single messages as they are.
 
     A picture is ``<|vision_start|>``, one ``<|image_pad|>`` per visual token, ``<|vision_end|>``.
+
+    Attributes:
+        stop_ids: the end of a turn, and the end of a text, which the published models also stop at.
     """
 
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
         self._image_pad = tokenizer.convert_tokens_to_ids(IMAGE_PAD)
+        self.stop_ids = tuple(tokenizer.convert_tokens_to_ids([TURN_END, TEXT_END]))
 
     def encode(
         self,

@@ -14,7 +14,8 @@ VISION_END = "<|vision_end|>"
 IMAGE_PAD = "<|image_pad|>"
 TURN_START = "<|im_start|>"
 TURN_END = "<|im_end|>"
-SPECIAL = (VISION_START, VISION_END, IMAGE_PAD, TURN_START, TURN_END)
+TEXT_END = "<|endoftext|>"
+SPECIAL = (VISION_START, VISION_END, IMAGE_PAD, TURN_START, TURN_END, TEXT_END)
 
 
 def read_tokenizer(source: Path) -> Any:

@@ -26,12 +26,16 @@ class MiniCPMV2Template:
 
     Args:
         original_targets: make the tokens and targets of the original fine-tuning instead, defects included.
+
+    Attributes:
+        stop_ids: ``</s>``, which ends an answer.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, *, original_targets: bool = False) -> None:
         self.tokenizer = tokenizer
         self.original_targets = original_targets
         self._ids = tokenizer.get_vocab()
+        self.stop_ids = (self._ids[EOS],)
 
     def encode(
         self,

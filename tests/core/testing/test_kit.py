@@ -127,6 +127,20 @@ TEMPLATE = """
 """
 
 
+@pytest.mark.parametrize(
+    ("stops", "message"),
+    [
+        ((7,), r"ends? with token 2 in training, which is not in stop_ids \[7\]"),
+        ((), "generation would never end"),
+        ((2, 10**6), "holds .1000000., which is no token of the vocabulary of 2048"),
+    ],
+)
+def test_template_that_does_not_know_where_answers_end(subject, monkeypatch, stops, message):
+    monkeypatch.setattr(subject.checkpoint.template, "stop_ids", stops)
+    with pytest.raises(Failure, match=message):
+        templates.answers_stop_where_they_end(subject)
+
+
 def test_template_that_miscounts_slots(broken):
     plugin = broken(
         TEMPLATE
