@@ -182,9 +182,9 @@ class ShardWriter:
         ids, blobs, text_bytes = zip(*self._pending, strict=True)
         start = self._end()
         self._reserve(sum(map(len, blobs)))
-        self._append("blob", np.frombuffer(b"".join(blobs), dtype=np.uint8), at=start)
-        self._file.flush()
         ends = start + np.cumsum([len(data) for data in blobs], dtype=np.uint64)
+        self._append_blobs(blobs, start)
+        self._file.flush()
         crcs = [document_crc(*pending) for pending in self._pending]
         self._reserve(sum(map(len, ids)) * 4)
         for name, values in (("end", ends), ("text_bytes", text_bytes), ("crc32", crcs), ("id", ids)):
@@ -231,12 +231,19 @@ class ShardWriter:
         ends = self._file["end"]
         return int(ends[-1]) if len(ends) else 0
 
-    def _append(self, name: str, values: Any, at: int | None = None) -> None:
+    def _append(self, name: str, values: Any) -> None:
         dataset = self._file[name]
-        start = len(dataset) if at is None else at
+        start = len(dataset)
         dataset.resize((start + len(values),))
-        if len(values):
-            dataset[start:] = values
+        dataset[start:] = values
+
+    def _append_blobs(self, blobs: Sequence[bytes], start: int) -> None:
+        """One by one: to join them first would touch as much fresh memory again."""
+        dataset = self._file["blob"]
+        dataset.resize((start + sum(map(len, blobs)),))
+        for data in filter(None, blobs):
+            dataset[start : start + len(data)] = np.frombuffer(data, dtype=np.uint8)
+            start += len(data)
 
     def _take_up(self) -> None:
         """Copy what a killed writer left: HDF5 may have noted places beyond the end that it had noted of the file, and

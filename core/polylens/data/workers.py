@@ -22,6 +22,9 @@ R = TypeVar("R")
 _ATTEMPTS = 2
 """A worker may be killed for reasons of its own, such as want of memory; a task that two die of is to blame."""
 
+_AHEAD = 4
+"""Tasks for workers to go on with while what they made is being stored."""
+
 
 class WorkerPool(Generic[T, R]):
     """Runs a function over tasks in other processes. Use it as a context manager.
@@ -35,7 +38,7 @@ class WorkerPool(Generic[T, R]):
     """
 
     def __init__(self, function: Callable[[T], R], workers: int) -> None:
-        self._function, self._limit = function, workers + workers // 2 + 1
+        self._function, self._limit = function, 2 * workers + _AHEAD
         self._threads = ThreadPoolExecutor(workers)
         self._idle: deque[_Worker] = deque()
 
