@@ -1,13 +1,19 @@
-"""The few collectives that the gradient cache needs; on one process they do nothing."""
+"""The few collectives that are needed, and a group of ranks to run them in; on one process they do nothing."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+TIMEOUT = timedelta(hours=12)
+"""How long ranks wait for the slowest one."""
 
 
 def rank() -> int:
@@ -97,3 +103,21 @@ def reduce_scatter_ragged(parts: Sequence[Tensor]) -> Tensor:
 
 def _padded(value: Tensor, length: int) -> Tensor:
     return torch.cat([value, value.new_zeros(length - len(value))]) if len(value) < length else value.contiguous()
+
+
+@contextmanager
+def process_group() -> Iterator[tuple[int, int]]:
+    """This rank and the number of ranks, as torchrun set ``RANK`` and ``WORLD_SIZE``.
+
+    A gloo group is started, and ended with the block, unless one is there already or there is one process.
+    """
+    if dist.is_available() and dist.is_initialized():
+        yield rank(), world_size()
+    elif int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield 0, 1
+    else:
+        dist.init_process_group("gloo", timeout=TIMEOUT)
+        try:
+            yield rank(), world_size()
+        finally:
+            dist.destroy_process_group()

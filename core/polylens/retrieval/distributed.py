@@ -2,40 +2,16 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
-from datetime import timedelta
+from collections.abc import Iterable
+from contextlib import ExitStack
 from pathlib import Path
 
-import torch.distributed as dist
-
 from polylens.engine import distributed
+from polylens.engine.distributed import process_group
 from polylens.files import replacing
 from polylens.retrieval.search import SearchOptions, search_tiles
 from polylens.retrieval.trec import Hits, run_lines, write_run
 from polylens.retrieval.vectors import Vectors
-
-TIMEOUT = timedelta(hours=12)
-"""How long ranks wait for the slowest one."""
-
-
-@contextmanager
-def process_group() -> Iterator[tuple[int, int]]:
-    """This rank and the number of ranks, as torchrun set ``RANK`` and ``WORLD_SIZE``.
-
-    A gloo group is started, and ended with the block, unless one is there already or there is one process.
-    """
-    if dist.is_available() and dist.is_initialized():
-        yield distributed.rank(), distributed.world_size()
-    elif int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        yield 0, 1
-    else:
-        dist.init_process_group("gloo", timeout=TIMEOUT)
-        try:
-            yield distributed.rank(), distributed.world_size()
-        finally:
-            dist.destroy_process_group()
 
 
 def search_to_run(queries: Vectors, corpus: Vectors, output: Path, options: SearchOptions | None = None) -> bool:

@@ -6,16 +6,13 @@ exactly what one gives.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from polylens.config.card import ModelCard
@@ -24,19 +21,9 @@ from polylens.data.documents import DocumentSource
 from polylens.data.pairs import document_record
 from polylens.data.prepare import Preparer
 from polylens.engine import distributed
-from polylens.engine.failures import leave_quietly
-from polylens.engine.stream import filler, handed_over, pack, started, unpack
-from polylens.errors import InputError
+from polylens.engine.prepared import RecordBatches, Records
 from polylens.modeling.pooling import pool
 from polylens.retrieval.vectors import VectorWriter
-
-
-class Records(Protocol):
-    """A sequence of records that are made when asked for; picklable."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int, /) -> Record: ...
 
 
 class DocumentRecords:
@@ -82,18 +69,10 @@ class Encoder:
             kind: ``query`` or ``document``, which decides the length limit.
         """
         limit = self.card.query_max_length if kind == "query" else self.card.document_max_length
-        prepared = DataLoader(
-            _Prepared(records, self.preparer, self.collator, limit),
-            sampler=chosen,  # type: ignore[arg-type]
-            batch_size=None,
-            collate_fn=_same,
-            generator=torch.Generator(),
-            worker_init_fn=leave_quietly,
-            **self.loader,
-        )
-        for numbers, packed in zip(chosen, started(prepared), strict=True):
+        batches = RecordBatches(records, self.preparer, self.collator, limit, self.loader).of(chosen)
+        for numbers, batch in zip(chosen, batches, strict=True):
             with torch.no_grad():
-                yield self._vectors(unpack(packed).to(self.device))[: len(numbers)]
+                yield self._vectors(batch.to(self.device))[: len(numbers)]
 
     def _vectors(self, batch: Batch) -> Tensor:
         hidden = self.forward(batch).hidden
@@ -125,37 +104,5 @@ class Encoder:
                 writer.write(shard, torch.cat(parts))
 
 
-class _Prepared(Dataset[Any]):
-    """Batches of record numbers into packed batches, in workers."""
-
-    def __init__(self, records: Records, preparer: Preparer, collator: Collator, limit: int) -> None:
-        self._records, self._preparer, self._collator, self._limit = records, preparer, collator, limit
-
-    def __getitem__(self, numbers: Sequence[int]) -> Any:
-        try:
-            examples = [self._preparer.example(self._records[number], self._limit) for number in numbers]
-        except InputError as error:
-            return error
-        return handed_over(pack(self._collator(examples or [filler({})])))
-
-
-def _same(packed: Any) -> Any:
-    """Workers that are spawned take no lambda."""
-    return packed
-
-
 def _runs(numbers: range, size: int) -> list[list[int]]:
     return [list(numbers[start : start + size]) for start in range(0, len(numbers), size)]
-
-
-def fingerprint(folder: Path) -> str:
-    """Tells the weights of two model folders apart without reading all of them: names, sizes, and both ends."""
-    digest = hashlib.sha256()
-    for path in sorted(folder.glob("*.safetensors")) + sorted(folder.glob("*.bin")):
-        size = path.stat().st_size
-        digest.update(f"{path.name}:{size}:".encode())
-        with path.open("rb") as file:
-            digest.update(file.read(2**20))
-            file.seek(max(size - 2**20, 0))
-            digest.update(file.read())
-    return digest.hexdigest()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,12 +15,14 @@ from polylens.data.images import ImageOpener
 from polylens.data.pairs import read_queries
 from polylens.data.store import open_documents
 from polylens.engine import distributed
+from polylens.engine.devices import own_device
+from polylens.engine.distributed import process_group
 from polylens.engine.failures import explained
+from polylens.engine.fingerprint import checkpoint_fingerprint
 from polylens.engine.loading import Checkpoint, load_checkpoint
+from polylens.engine.prepared import Records
 from polylens.errors import InputError
-from polylens.retrieval.distributed import process_group
-from polylens.retrieval.encode import DocumentRecords, Encoder, Records, fingerprint
-from polylens.retrieval.search import resolve_device
+from polylens.retrieval.encode import DocumentRecords, Encoder
 from polylens.retrieval.vectors import VectorWriter
 
 
@@ -108,7 +109,7 @@ def _encode(
     model: str, plugin: str | None, work_for: Callable[[ModelCard], _Work], output: Path, options: EncodeOptions
 ) -> str | None:
     with explained("then start it again: what is done stays"), process_group():
-        device = _device(options)
+        device = own_device(options.device)
         checkpoint = load_checkpoint(
             plugin,
             model,
@@ -151,23 +152,7 @@ def _writer(checkpoint: Checkpoint, work: _Work, output: Path, options: EncodeOp
         rows_per_shard=options.rows_per_shard,
         kind=work.kind,
         card=checkpoint.card,
-        fingerprint=_fingerprint(checkpoint),
-    )
-
-
-def _fingerprint(checkpoint: Checkpoint) -> str:
-    """Tells models apart that have the same card: the same recipe trained twice, or another seed."""
-    source = checkpoint.source
-    base = f"seed {checkpoint.seed}" if source.is_preset else fingerprint(source.folder)
-    return base if source.adapter is None else f"{base} {fingerprint(source.adapter)}"
-
-
-def _device(options: EncodeOptions) -> torch.device:
-    if options.device is not None:
-        return resolve_device(options.device)
-    accelerator = torch.accelerator.current_accelerator()
-    return (
-        torch.device(accelerator.type, int(os.environ.get("LOCAL_RANK", "0"))) if accelerator else torch.device("cpu")
+        fingerprint=checkpoint_fingerprint(checkpoint),
     )
 
 

@@ -10,7 +10,6 @@ product has the same shapes on any number of ranks, and the result is the same b
 from __future__ import annotations
 
 import logging
-import os
 from bisect import bisect_left
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,6 +21,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 from tqdm import tqdm
 
+from polylens.engine.devices import resolve_device
 from polylens.errors import InputError
 from polylens.retrieval.topk import RunningTopK
 from polylens.retrieval.trec import Hits
@@ -143,23 +143,6 @@ def check_match(queries: Vectors, corpus: Vectors) -> None:
             f"{queries.folder} and {corpus.folder} come from different encoders "
             f"('there' is the first): {'; '.join(found.values())}. Encode both with the same model."
         )
-
-
-def resolve_device(name: str) -> torch.device:
-    """The device of a name (see ``SearchOptions``); under torchrun ``cuda`` is the GPU of the local rank."""
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise InputError(f"unknown device {name!r}: use cpu, cuda, cuda:1 or auto") from error
-    if device.type not in ("cpu", "cuda"):
-        raise InputError(f"give cpu or cuda as the device, not {device.type!r}")
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise InputError(f"device {name!r}: this machine has no GPU that torch can use")
-    if device.type == "cuda" and device.index is None:
-        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
-    return device
 
 
 class _Cut:

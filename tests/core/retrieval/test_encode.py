@@ -16,9 +16,10 @@ import polylens
 from polylens.cli import main
 from polylens.data.documents import Document
 from polylens.data.store import DocumentWriter, open_documents
+from polylens.engine.fingerprint import fingerprint
 from polylens.engine.saving import save_model_folder
 from polylens.errors import InputError
-from polylens.retrieval.encode import DocumentRecords, fingerprint
+from polylens.retrieval.encode import DocumentRecords
 from polylens.retrieval.vectors import VectorStore
 
 INSTRUCTION = "Represent this query for finding a page: "
