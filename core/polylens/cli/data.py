@@ -141,7 +141,7 @@ def _validate(args: argparse.Namespace) -> int:
 
 
 def _add_stats(parser: argparse.ArgumentParser) -> None:
-    parser.description = "Figures about pairs, queries or documents."
+    parser.description = "Figures about pairs, conversations, queries or documents."
     _add_file(parser)
     parser.add_argument("--json", action="store_true", help="as JSON, for programs")
     parser.set_defaults(action=_stats)
@@ -204,9 +204,13 @@ def _show(args: argparse.Namespace) -> int:
 
 
 def _add_file(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("file", type=Path, help="JSONL file of pairs, queries or documents, or a document store")
     parser.add_argument(
-        "--kind", choices=("pairs", "queries", "documents"), help="what the file holds (default: found out)"
+        "file", type=Path, help="JSONL file of pairs, conversations, queries or documents, or a document store"
+    )
+    parser.add_argument(
+        "--kind",
+        choices=("pairs", "conversations", "queries", "documents"),
+        help="what the file holds (default: found out)",
     )
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import base64
 import binascii
+import codecs
 import json
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +16,16 @@ from typing import Any, Literal
 from polylens.config.json_text import parse_json
 from polylens.errors import InputError
 
-__all__ = ["BadRecord", "Line", "Quarantine", "decode_base64", "parse_line", "read_jsonl", "scan_jsonl"]
+__all__ = [
+    "BadRecord",
+    "Line",
+    "Quarantine",
+    "decode_base64",
+    "parse_line",
+    "read_jsonl",
+    "scan_jsonl",
+    "scan_records",
+]
 
 
 class BadRecord(InputError):
@@ -23,10 +34,11 @@ class BadRecord(InputError):
     Args:
         where: ``file:line``.
         problems: each with the JSON pointer of what it is about.
+        record: its id, for the message.
     """
 
-    def __init__(self, where: str, problems: Sequence[str]) -> None:
-        super().__init__(f"{where}: " + "; ".join(problems))
+    def __init__(self, where: str, problems: Sequence[str], record: str = "") -> None:
+        super().__init__(f"{where}: " + (f"record {record!r}: " if record else "") + "; ".join(problems))
         self.where, self.problems = where, list(problems)
 
 
@@ -62,6 +74,63 @@ def scan_jsonl(path: str | Path) -> Iterator[Line]:
         raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
     except ValueError as error:  # a NUL in the path
         raise InputError(f"{str(path)!r} cannot be read: {error}") from error
+
+
+def scan_records(path: str | Path) -> Iterator[Line]:
+    """The records of a JSON Lines file, or of a file that holds one JSON array, not yet parsed.
+
+    Raises:
+        InputError: the file cannot be read, or its array is not JSON.
+    """
+    lines = scan_jsonl(path)
+    first = next(lines, None)
+    if first is None:
+        return
+    if first.data.removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"["):
+        yield from _scan_array(Path(path))
+        return
+    yield first
+    yield from lines
+
+
+def _scan_array(path: Path) -> Iterator[Line]:
+    """The items of an array, each with the number of the line on which it begins."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeError as error:
+        raise InputError(f"{path}: not valid UTF-8 text: {error.reason}") from None  # type: ignore[attr-defined]
+    place, number, counted = _after_blanks(text, text.index("[") + 1), 1, 0
+    closed = text.startswith("]", place)
+    while not closed:
+        number, counted = number + text.count("\n", counted, place), place
+        end = _end_of_item(text, place, f"{path}:{number}")
+        yield Line(path, number, place, text[place:end].encode())
+        place = _after_blanks(text, end)
+        closed = text.startswith("]", place)
+        if not closed and not text.startswith(",", place):
+            raise InputError(f"{path}:{number}: not JSON: no comma after the record that begins here")
+        place = place if closed else _after_blanks(text, place + 1)
+    if text[place + 1 :].strip(" \t\r\n"):
+        raise InputError(f"{path}: not JSON: there is more after the array")
+
+
+def _after_blanks(text: str, place: int) -> int:
+    found = _BLANKS.match(text, place)
+    return found.end() if found else place
+
+
+def _end_of_item(text: str, place: int, where: str) -> int:
+    try:
+        return _ITEMS.raw_decode(text, place)[1]
+    except (json.JSONDecodeError, RecursionError, ValueError) as error:
+        raise InputError(
+            f"{where}: not JSON: {getattr(error, 'msg', error)}, in the record that begins here"
+        ) from None
+
+
+_BLANKS = re.compile(r"[ \t\r\n]*")
+_ITEMS = json.JSONDecoder(object_pairs_hook=lambda members: None, parse_int=str, parse_float=str)
+"""Finds where items end; ``parse_line`` then reads them."""
 
 
 def parse_line(line: Line) -> Any:

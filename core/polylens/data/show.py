@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from polylens.contracts import ImageRef, Record
+from polylens.data.conversations import ConversationReader, conversation_files
 from polylens.data.documents import Document, DocumentSource
 from polylens.data.images import decode_image, image_size
 from polylens.data.pairs import Pair, PairReader, jsonl_files, read_queries
@@ -32,22 +33,43 @@ def find_records(path: str | Path, *, kind: Kind | None = None, id: str | None =
         source = open_documents([path])
         ids = source.ids()[:limit] if id is None else [id]
         return [_document(source.read(name)) for name in ids]
-    records: Iterator[Pair | Record] = iter(read_queries(path)) if kind == "queries" else _pairs(path)
+    if kind == "conversations":
+        records: Iterator[Pair | Record] = _conversations(path)
+    else:
+        records = iter(read_queries(path)) if kind == "queries" else _pairs(path)
     known: list[str] = []
     found = []
     for record in islice(records, limit if id is None else None):
         known.append(record.id)
         if id in (None, record.id):
-            found.append(_pair(record) if isinstance(record, Pair) else _record(record))
+            found.append(_shown(record, kind))
     if id is not None and not found:
         raise InputError(f"there is no record {id!r} in {path}{closest(id, known)}")
     return found
+
+
+def _shown(record: Pair | Record, kind: Kind) -> dict[str, Any]:
+    if isinstance(record, Pair):
+        return _pair(record)
+    return _conversation(record) if kind == "conversations" else _record(record)
+
+
+def _conversation(record: Record) -> dict[str, Any]:
+    turns = [{turn.role: [_part(part) for part in turn.parts]} for turn in record.messages]
+    return {"id": record.id, "where": record.where, "turns": turns}
 
 
 def _pairs(path: Path) -> Iterator[Pair]:
     with Quarantine("error") as bad:
         reader = PairReader(None, "", bad, check_documents=False)
         for file in jsonl_files([path]):
+            yield from reader.read(file)
+
+
+def _conversations(path: Path) -> Iterator[Record]:
+    with Quarantine("error") as bad:
+        reader = ConversationReader(None, bad, answered=False, check_documents=False)
+        for file in conversation_files([path]):
             yield from reader.read(file)
 
 

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from polylens.contracts import Record
+from polylens.data.conversations import ConversationReader, conversation_files
 from polylens.data.documents import DocumentSource, group_of
 from polylens.data.images import image_size
 from polylens.data.pairs import Pair, PairReader, jsonl_files, read_queries
@@ -17,11 +19,11 @@ from polylens.data.records import Quarantine
 from polylens.data.store import open_documents
 from polylens.data.validate import Kind, detect_kind
 
-__all__ = ["distribution", "document_statistics", "pair_statistics", "statistics"]
+__all__ = ["conversation_statistics", "distribution", "document_statistics", "pair_statistics", "statistics"]
 
 
 def statistics(path: str | Path, kind: Kind | None = None) -> dict[str, Any]:
-    """Figures about a file of pairs or queries, or about a document store, ready for JSON.
+    """Figures about a file of pairs, conversations or queries, or about a document store, ready for JSON.
 
     Raises:
         InputError: the file has a bad record; ``polylens data validate`` lists them all.
@@ -33,6 +35,11 @@ def statistics(path: str | Path, kind: Kind | None = None) -> dict[str, Any]:
     if kind == "queries":
         lengths = [_length(record.messages[0].parts) for record in read_queries(path)]
         return {"kind": kind, "queries": len(lengths), "query characters": distribution(lengths)}
+    if kind == "conversations":
+        with Quarantine("error") as bad:
+            reader = ConversationReader(None, bad, answered=False, check_documents=False)
+            records = [record for file in conversation_files([path]) for record in reader.read(file)]
+        return {"kind": kind, **conversation_statistics(records)}
     with Quarantine("error") as bad:
         reader = PairReader(None, "", bad, check_documents=False)
         return {"kind": kind, **pair_statistics(pair for file in jsonl_files([path]) for pair in reader.read(file))}
@@ -54,6 +61,28 @@ def pair_statistics(pairs: Iterable[Pair]) -> dict[str, Any]:
         "batches": len({pair.batch for pair in pairs} - {-1}),
         "sources": {source: _counts(members) for source, members in sorted(by_source.items())},
     }
+
+
+def conversation_statistics(records: Sequence[Record]) -> dict[str, Any]:
+    """Counts; turns and pictures a conversation; characters of questions and of answers."""
+    pictures = [len(record.images) for record in records]
+    lengths: dict[str, list[int]] = {"system": [], "user": [], "assistant": []}
+    for message in (message for record in records for message in record.messages):
+        lengths[message.role].append(_length(message.parts))
+    return {
+        "conversations": len(records),
+        "without a picture": pictures.count(0),
+        "with one picture": pictures.count(1),
+        "with several pictures": sum(count > 1 for count in pictures),
+        "with a system turn": len(lengths["system"]),
+        "answers a conversation": distribution([_answers(record) for record in records]),
+        "question characters": distribution(lengths["user"]),
+        "answer characters": distribution(lengths["assistant"]),
+    }
+
+
+def _answers(record: Record) -> int:
+    return sum(message.role == "assistant" for message in record.messages)
 
 
 def _counts(pairs: Sequence[Pair]) -> dict[str, int]:

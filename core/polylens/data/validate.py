@@ -10,18 +10,19 @@ from typing import Literal
 
 from tqdm import tqdm
 
+from polylens.data.conversations import ConversationReader, conversation_files
 from polylens.data.documents import Document, DocumentSource
 from polylens.data.images import ImageOpener, decode_image
 from polylens.data.legacy import inline_id, read_document
 from polylens.data.pairs import PairReader, jsonl_files, read_query
-from polylens.data.records import BadRecord, Line, parse_line, scan_jsonl
+from polylens.data.records import BadRecord, Line, parse_line, scan_jsonl, scan_records
 from polylens.data.store import open_documents
 from polylens.errors import InputError
 
 __all__ = ["KINDS", "Findings", "Kind", "detect_kind", "validate"]
 
-Kind = Literal["pairs", "queries", "documents"]
-KINDS: tuple[Kind, ...] = ("pairs", "queries", "documents")
+Kind = Literal["pairs", "conversations", "queries", "documents"]
+KINDS: tuple[Kind, ...] = ("pairs", "conversations", "queries", "documents")
 
 
 @dataclass
@@ -79,7 +80,7 @@ def detect_kind(path: Path) -> Kind:
         return "documents"
     if path.is_file() and path.suffix.lower() not in (".jsonl", ".json"):
         return "documents"
-    for line in (line for file in jsonl_files([path]) for line in scan_jsonl(file)):
+    for line in (line for file in jsonl_files([path]) for line in scan_records(file)):
         return _kind_of_line(path, line)
     raise InputError(f"{path} is empty")
 
@@ -92,11 +93,13 @@ def _kind_of_line(path: Path, line: Line) -> Kind:
     keys = value.keys() if isinstance(value, dict) else set()
     if keys & {"positives", "pos", "query"}:
         return "pairs"
+    if "conversations" in keys:
+        return "conversations"
     if "quer" in path.name.lower():
         return "queries"
     if keys & {"text", "image", "title"}:
         return "documents"
-    raise InputError(f"{path} may hold pairs, queries or documents: say which with --kind")
+    raise InputError(f"{path} may hold pairs, conversations, queries or documents: say which with --kind")
 
 
 def validate(
@@ -110,13 +113,15 @@ def validate(
 
     Args:
         kind: what the file holds; found out by default.
-        documents: what pairs name; without them, ids are not checked.
+        documents: what pairs and conversations name; without them, ids are not checked.
         image_root: where relative picture paths start; by default the file's folder.
     """
     path = Path(path)
     findings = Findings(kind or detect_kind(path))
     if findings.kind == "pairs":
         _check_pairs(path, documents, image_root, findings)
+    elif findings.kind == "conversations":
+        _check_conversations(path, documents, image_root, findings)
     elif findings.kind == "queries":
         _check_lines(path, _check_query, findings)
     elif path.suffix.lower() in (".jsonl", ".json"):
@@ -141,6 +146,19 @@ def _check_pairs(path: Path, documents: DocumentSource | None, root: Path | None
     for id in tqdm(inline.ids(), unit="picture", desc="pictures", disable=None):
         with findings.noted():
             _check_picture(inline.read(id), inline.place(id))
+
+
+def _check_conversations(path: Path, documents: DocumentSource | None, root: Path | None, findings: Findings) -> None:
+    reader = ConversationReader(documents, findings, check_documents=documents is not None)
+    for file in conversation_files([path]):
+        images = ImageOpener(root or file.parent, documents)
+        for line, record in tqdm(reader.lines(file), unit="conversation", desc=file.name, disable=None):
+            findings.records += 1
+            for ref in record.images:
+                with findings.noted():
+                    if ref.kind == "path" or documents is not None:
+                        images.open(ref, f"{line.where}: record {record.id!r}")
+    findings.records += findings.bad
 
 
 def _check_query(line: Line) -> str:
