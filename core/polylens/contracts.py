@@ -329,6 +329,8 @@ class Outputs:
         vision: the vision tower's features, one tensor [L_i, D_vision] per crop.
         connector: [V, D], the visual tokens that went into the sequence, in the order of the crops.
         embeddings: [..., D], the input embeddings of ``embed_ids``.
+        head: makes logits [n, vocabulary] of hidden states [n, D]. The engine, not the model, puts it here, for an
+            objective whose ``inputs_needed`` has ``logits``: so many logits at a time as it wants.
     """
 
     hidden: Tensor | None = None
@@ -336,6 +338,7 @@ class Outputs:
     vision: list[Tensor] | None = None
     connector: Tensor | None = None
     embeddings: Tensor | None = None
+    head: Callable[[Tensor], Tensor] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -369,6 +372,8 @@ class ModelFamily:
             what the hooks receive as ``options``.
         defaults: run options that published checkpoints of the family were trained with, such as
             ``{"pooling": "wmean"}``.
+        beside_adapter: names of files (``torch.save``) that older programs of the family put beside an adapter, with
+            whole modules which were trained along with it.
     """
 
     name: str
@@ -380,6 +385,7 @@ class ModelFamily:
     layouts: tuple[CheckpointLayout, ...]
     options: type
     defaults: Mapping[str, Any] = field(default_factory=dict)
+    beside_adapter: tuple[str, ...] = ()
 
 
 @dataclass(slots=True)
@@ -436,7 +442,7 @@ class Objective:
     tracking, on vectors gathered from all ranks.
 
     Attributes:
-        inputs_needed: fields of ``Outputs`` that the objective reads.
+        inputs_needed: fields of ``Outputs`` that the objective reads; ``logits`` gives it ``hidden`` and ``head``.
         is_coupled: whether ``representations`` and ``coupled`` are used.
         records: the kind of data set it trains on.
     """

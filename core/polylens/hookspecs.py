@@ -48,7 +48,8 @@ def build_model(family: ModelFamily, config: Mapping[str, Any]) -> PreTrainedMod
 
     The core calls it on the meta device, under ZeRO-3 partitioning or on the CPU, and loads weights itself; so the
     constructor must create every tensor through torch's factory functions and read no file. The model has one
-    entry, ``forward(batch, outputs={"hidden", ...}, logit_positions=None, embed_ids=None) -> Outputs``. Weights are
+    entry, ``forward(batch, outputs={"hidden", ...}, logit_positions=None, embed_ids=None) -> Outputs``, and a method
+    ``head(hidden)`` that makes logits of hidden states, for an objective that takes them in chunks. Weights are
     reached only by calling the module that owns them, and a batch without pictures still calls the vision tower where
     it is trained or partitioned (``polylens.modeling.vision.must_touch``). ``model.config.to_dict()`` must give back
     what ``config.json`` said.

@@ -60,6 +60,22 @@ def logits_come_where_wanted(subject: Subject) -> str | None:
     return _close(some, every.view(*positions.shape, -1)[positions], "logits at chosen positions")
 
 
+def head_makes_the_logits(subject: Subject) -> str | None:
+    """``head`` makes of hidden states what ``forward`` gives as logits, also where weights are there only in calls."""
+    batch = subject.batch(subject.examples())
+    wanted = forward(subject, batch, ["hidden", "logits"])
+    assert wanted.hidden is not None
+    assert wanted.logits is not None
+    head: Any = subject.model.head
+    with torch.no_grad(), Float64Throughout(), Partitioned(subject.model):
+        try:
+            found = head(wanted.hidden.flatten(0, 1))
+        except (RuntimeError, IndexError, ValueError) as error:
+            raise Failure(f"head uses a weight outside a call of the module that owns it: {error}") from error
+        require(len(head(wanted.hidden[0, :0])) == 0, "head makes logits of no hidden states")
+    return _close(found, wanted.logits, "logits of head and of forward")
+
+
 def batch_of_one_equals_batch_of_many(subject: Subject) -> str | None:
     """An example alone and among others has the same hidden states: no row sees padding or another row.
 
@@ -199,6 +215,7 @@ def _same_batch(found: Batch, wanted: Batch, where: str) -> None:
 CHECKS = (
     outputs_are_what_was_asked,
     logits_come_where_wanted,
+    head_makes_the_logits,
     batch_of_one_equals_batch_of_many,
     left_padding_equals_right_padding,
     take_commutes_with_collation,

@@ -132,7 +132,11 @@ class Qwen2_5_VLForConditionalGeneration(qwen.Qwen2_5_VLForConditionalGeneration
         return read.last_hidden_state
 
     def _logits(self, batch: Batch, hidden: Tensor, positions: Tensor | None) -> Tensor:
-        return self.lm_head(hidden[torch.ones_like(batch.attention_mask) if positions is None else positions])
+        return self.head(hidden[torch.ones_like(batch.attention_mask) if positions is None else positions])
+
+    def head(self, hidden: Tensor) -> Tensor:
+        """Logits [..., vocabulary] of hidden states [..., D]."""
+        return self.lm_head(hidden)
 
 
 def _crop_sizes(batch: Batch) -> Tensor:

@@ -122,6 +122,10 @@ class MiniCPMV2(PreTrainedModel, GenerationMixin):
                 self._read(result, batch, visual, outputs, logit_positions)
         return result
 
+    def head(self, hidden: Tensor) -> Tensor:
+        """Logits [..., vocabulary] of hidden states [..., D]."""
+        return self.llm.lm_head(hidden / self.config.logit_divisor)
+
     def generate(self, batch: Batch, **options: Any) -> Tensor:  # type: ignore[override]
         """Token ids that follow each row of a left-padded batch; ``options`` as in ``GenerationMixin.generate``.
 
@@ -190,7 +194,7 @@ class MiniCPMV2(PreTrainedModel, GenerationMixin):
             result.hidden = hidden
         if "logits" in outputs:
             chosen = hidden.flatten(0, 1) if positions is None else hidden[positions]
-            result.logits = self.llm.lm_head(chosen / self.config.logit_divisor)
+            result.logits = self.head(chosen)
 
 
 def _crop_sizes(batch: Batch) -> list[tuple[int, int]]:
