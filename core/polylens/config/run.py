@@ -121,6 +121,7 @@ class RunConfig:
     Args:
         model_plugin: installed plugin that knows the model family.
         model: model folder, adapter folder, hub id, or the name of a preset such as ``tiny``.
+        base: model under an adapter, where the adapter does not name it or it lies elsewhere by now.
         output_dir: where checkpoints and the trained model go.
         tune: components whose weights are trained (``vision``, ``connector``, ``llm``, ``embed_tokens``); by default
             all of them, or none but the adapters with LoRA.
@@ -139,6 +140,7 @@ class RunConfig:
     data: DataConfig = field(default_factory=DataConfig)
     gradient_cache: GradientCacheConfig = field(default_factory=GradientCacheConfig)
     lora: LoraSettings = field(default_factory=LoraSettings)
+    base: str | None = None
     tune: list[str] | None = None
     dtype: Literal["auto", "float32", "bfloat16", "float16", "float64"] = "float32"
     attn_implementation: str = "sdpa"

@@ -21,7 +21,7 @@ from polylens.data.images import ImageOpener
 from polylens.data.prepare import Preparer
 from polylens.engine.reading import refusing
 from polylens.engine.sources import ModelSource, find_model
-from polylens.engine.weights import described, is_partitioned, load_model
+from polylens.engine.weights import described, is_partitioned, load_model, put_adapter
 from polylens.errors import InputError
 
 
@@ -35,6 +35,7 @@ class Checkpoint:
         options: of the family, as an instance of ``family.options``.
         card: from its ``polylens.json``, or a new one.
         seed: of the random weights of a preset; ``None`` if the weights come from a folder.
+        beside: weights that its adapter replaced, which belong to it when it is saved again.
     """
 
     plugin: str
@@ -49,6 +50,7 @@ class Checkpoint:
     template: ChatTemplate
     card: ModelCard
     seed: int | None = None
+    beside: frozenset[str] = frozenset()
 
     def preparer(self, images: ImageOpener, style: Literal["chat", "plain"] = "chat") -> Preparer:
         return Preparer(self.slicer, self.preprocessor, self.template, images, style)
@@ -61,6 +63,7 @@ def load_checkpoint(
     plugin: str | None,
     source: str,
     *,
+    base: str | None = None,
     options: Mapping[str, Any] | None = None,
     dtype: str = "auto",
     device: str | torch.device = "cpu",
@@ -73,6 +76,7 @@ def load_checkpoint(
     Args:
         plugin: name of an installed plugin; may be ``None`` if the folder has a ``polylens.json`` that names it.
         source: model folder, adapter folder, preset or hub id.
+        base: model under an adapter, where the adapter does not name it, or it lies elsewhere by now.
         options: of the family, over those that ``polylens.json`` names.
         dtype: ``auto`` takes the one that ``config.json`` names, float32 if none.
         seed: of the random weights of a preset. An adapter over a preset knows the one that it was trained over.
@@ -89,7 +93,7 @@ def load_checkpoint(
     families = hooks.families()
     if not families:
         raise InputError(f"plugin {plugin!r} knows no model family")
-    found = find_model(source, families, plugin)
+    found = find_model(source, families, plugin, base)
     family, config = found.family, found.config
     given = {**(found.card.options if found.card else {}), **(options or {})}
     chosen = build_options(family.options, given, f"model family {family.name!r}")
@@ -99,6 +103,7 @@ def load_checkpoint(
         tokenizer = hooks.tokenizer(family=family, source=found.folder)
     around = {"family": family, "config": config, "options": chosen}
     model: Any = load_model(hooks, found, dtype, attn_implementation, seed)
+    beside = put_adapter(model, family, found.adapter) if found.adapter is not None else frozenset()
     if vision_chunk_size is not None:
         _set_vision_chunk_size(model, vision_chunk_size, plugin)
     with described(found):
@@ -117,6 +122,7 @@ def load_checkpoint(
         template=template,
         card=_card(plugin, found, dataclasses.asdict(chosen)),
         seed=seed if found.is_preset else None,
+        beside=beside,
     )
 
 

@@ -9,14 +9,14 @@ from typing import Any
 
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import PreTrainedModel
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR as CHECKPOINT
 
 from polylens.config.card import NAME as CARD
 from polylens.config.card import ModelCard
+from polylens.engine.adapters import ADAPTER_FILE, BESIDE_ADAPTER_FILE, PREFIX, names_under, saved_modules
 from polylens.engine.loading import Checkpoint
 from polylens.engine.reading import refusing
-from polylens.engine.weights import BESIDE_ADAPTER_FILE, has_adapter
+from polylens.engine.weights import has_adapter
 from polylens.files import replacing, sync
 
 OBJECTIVE_FILE = "objective.safetensors"
@@ -53,18 +53,26 @@ def save_model_folder(
     folder.mkdir(parents=True, exist_ok=True)
     weights = model.state_dict() if state_dict is None else state_dict
     if has_adapter(model):
-        _save(trained_beside_adapter(model, weights), folder / BESIDE_ADAPTER_FILE)
+        _save_adapter(checkpoint, weights, folder)
     else:
         copy_small_files(checkpoint.source.folder, folder)
-    model.save_pretrained(folder, state_dict=weights)
+        model.save_pretrained(folder, state_dict=weights)
     card.save(folder)
     _save(parameters or {}, folder / OBJECTIVE_FILE)
 
 
-def trained_beside_adapter(model: PreTrainedModel, weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Weights that were trained as they are, next to the adapter; peft's file does not hold them."""
-    names = [n for n, parameter in model.named_parameters() if parameter.requires_grad and ".lora_" not in n]
-    return {name: weights[name] for name in names}
+def _save_adapter(checkpoint: Checkpoint, weights: dict[str, Tensor], folder: Path) -> None:
+    """Peft's files, and beside them the weights that were trained as they are."""
+    model = checkpoint.model
+    model.save_pretrained(folder, state_dict=weights)
+    inside = names_under(saved_modules(model), weights)
+    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    beside = {name for name in weights if name.replace(".base_layer.", ".") in checkpoint.beside} | trained
+    _save({n: weights[n] for n in weights if n in beside - inside and ".lora_" not in n}, folder / BESIDE_ADAPTER_FILE)
+    if inside:
+        path = folder / ADAPTER_FILE
+        whole = {PREFIX + name.replace(".base_layer.", "."): weights[name] for name in weights if name in inside}
+        _save({**load_file(path), **whole}, path)
 
 
 def _save(tensors: dict[str, Tensor], path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +13,12 @@ from polylens.config.json_text import read_json_object
 from polylens.contracts import ModelFamily
 from polylens.errors import InputError, closest
 
-_HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
+_SMALL_FILES = ["*.json", "*.model", "*.txt", "*.jinja"]
+_HUB_FILES = [*_SMALL_FILES, "*.safetensors"]
 """What is downloaded of a hub repository: no code, and no pickled weights."""
+
+ADAPTER = "adapter_config.json"
+"""The file that tells an adapter folder from a model folder."""
 
 _MAX_LAYERS = 10_000
 
@@ -28,6 +33,7 @@ class ModelSource:
         family: that recognises it.
         is_preset: the weights are drawn at random.
         adapter: folder of a LoRA adapter over this model.
+        base: what the model under the adapter was found by.
         card: ``polylens.json`` of the adapter, or of the model folder.
     """
 
@@ -37,19 +43,35 @@ class ModelSource:
     is_preset: bool = False
     adapter: Path | None = None
     card: ModelCard | None = None
+    base: str | None = None
 
 
-def find_model(source: str, families: Sequence[ModelFamily], plugin: str) -> ModelSource:
+def find_model(
+    source: str,
+    families: Sequence[ModelFamily],
+    plugin: str,
+    base: str | None = None,
+    *,
+    with_weights: bool = True,
+) -> ModelSource:
     """Find what ``source`` names: an existing folder first, then a preset, then a hub id.
 
+    Args:
+        base: model under the adapter that ``source`` is, instead of the one that the adapter names.
+        with_weights: whether the weights of a hub id are downloaded too.
+
     Raises:
-        InputError: nothing of that name, or a checkpoint that no family of the plugin recognises.
+        InputError: nothing of that name, a checkpoint that no family of the plugin recognises, an adapter for another
+            family, a base for what is no adapter.
     """
     folder = Path(source).expanduser()
+    if (folder / ADAPTER).is_file():
+        return _adapter(folder, families, plugin, base)
+    if base is not None:
+        raise InputError(f"{source} is no adapter folder: it takes no base")
     if not folder.is_dir():
-        return _preset(source, families, plugin) or _checkpoint(_download(source, families, plugin), families, plugin)
-    if (folder / "adapter_config.json").is_file():
-        return _adapter(folder, families, plugin)
+        found = _preset(source, families, plugin)
+        return found or _checkpoint(_download(source, families, plugin, with_weights), families, plugin)
     return _checkpoint(folder, families, plugin)
 
 
@@ -78,25 +100,36 @@ def _checkpoint(folder: Path, families: Sequence[ModelFamily], plugin: str) -> M
     return ModelSource(folder, config, found[0], card=ModelCard.read(folder))
 
 
-def _adapter(folder: Path, families: Sequence[ModelFamily], plugin: str) -> ModelSource:
+def _adapter(folder: Path, families: Sequence[ModelFamily], plugin: str, base: str | None) -> ModelSource:
     card = ModelCard.read(folder)
-    base = (
-        card.base_model
-        if card and card.base_model
-        else read_json_object(folder / "adapter_config.json").get("base_model_name_or_path")
-    )
-    if not base:
-        raise InputError(f"{folder}: an adapter that does not say over which model: set base_model in polylens.json")
-    if (Path(str(base)).expanduser() / "adapter_config.json").is_file():
-        raise InputError(f"{folder}: the base of this adapter, {base}, is an adapter itself: merge that one first")
+    named = (card.base_model if card else None) or adapter_base(folder)
+    wanted = base or named
+    if not wanted:
+        raise InputError(
+            f"{folder}: an adapter that does not say over which model: set base_model_name_or_path in {ADAPTER}, or "
+            "give it to train and merge as --base"
+        )
+    if (Path(wanted).expanduser() / ADAPTER).is_file():
+        raise InputError(f"{folder}: the base of this adapter, {wanted}, is an adapter itself: merge that one first")
     try:
-        found = find_model(str(base), families, plugin)
+        found = find_model(wanted, families, plugin)
     except InputError as error:
         raise InputError(f"{folder}: the base of this adapter cannot be found: {error}") from error
-    return ModelSource(found.folder, found.config, found.family, found.is_preset, folder, card)
+    if card is not None and card.family != found.family.name:
+        raise InputError(
+            f"{folder}: an adapter for {named or 'a model'} of family {card.family!r}; {wanted} is of family "
+            f"{found.family.name!r}"
+        )
+    return dataclasses.replace(found, adapter=folder, card=card or found.card, base=wanted)
 
 
-def _download(source: str, families: Sequence[ModelFamily], plugin: str) -> Path:
+def adapter_base(folder: Path) -> str | None:
+    """The base that peft's own configuration names."""
+    named = read_json_object(folder / ADAPTER).get("base_model_name_or_path")
+    return named if isinstance(named, str) and named else None
+
+
+def _download(source: str, families: Sequence[ModelFamily], plugin: str, with_weights: bool) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
@@ -107,7 +140,7 @@ def _download(source: str, families: Sequence[ModelFamily], plugin: str) -> Path
             f"{closest(source, presets)}, and no hub id (owner/name)"
         )
     try:
-        return Path(snapshot_download(source, allow_patterns=_HUB_FILES))
+        return Path(snapshot_download(source, allow_patterns=_HUB_FILES if with_weights else _SMALL_FILES))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(f"no model {source!r}: no such folder, and the hub does not give it: {reason}") from error

@@ -105,6 +105,7 @@ def _train(config: RunConfig, evaluator: Callable[[Validation], Evaluator]) -> T
     checkpoint = load_checkpoint(
         config.model_plugin,
         config.model,
+        base=config.base,
         options=config.options,
         dtype=config.dtype,
         attn_implementation=config.attn_implementation,
@@ -281,10 +282,9 @@ def _base_model(config: RunConfig, checkpoint: Checkpoint) -> str | None:
     """The model under the adapter: a folder by its absolute path, a preset or hub id by its name."""
     if not config.lora.enable and checkpoint.source.adapter is None:
         return None
-    if checkpoint.source.adapter is not None and checkpoint.card.base_model:
-        return checkpoint.card.base_model
-    folder = Path(config.model).expanduser()
-    return str(folder.resolve()) if folder.is_dir() else config.model
+    base = checkpoint.source.base or config.model
+    folder = Path(base).expanduser()
+    return str(folder.resolve()) if folder.is_dir() else base
 
 
 def _write_run(config: RunConfig, args: TrainingArguments) -> None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
+from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.core_model_loading import WeightConverter, WeightRenaming
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
@@ -17,12 +17,10 @@ from transformers.modeling_utils import set_zero3_state
 from transformers.utils.import_utils import is_flash_attn_2_available
 
 from polylens.contracts import ModelFamily
+from polylens.engine.adapters import PREFIX, read_adapter
 from polylens.engine.reading import refusing
 from polylens.engine.sources import ModelSource
 from polylens.errors import InputError, closest
-
-BESIDE_ADAPTER_FILE = "beside_adapter.safetensors"
-"""Weights trained as they are, next to an adapter."""
 
 ATTENTION = ("sdpa", "eager", "flash_attention_2")
 
@@ -31,7 +29,7 @@ _SMALL = 2**28
 
 
 def load_model(hooks: Any, found: ModelSource, dtype: str, attn_implementation: str, seed: int) -> PreTrainedModel:
-    """An untrained model of a preset, or one with the weights of its folder, and its adapter over it.
+    """An untrained model of a preset, or one with the weights of its folder; an adapter over it is not read.
 
     Raises:
         InputError: weights are missing, have another shape, or cannot be read; there is no such attention.
@@ -48,8 +46,6 @@ def load_model(hooks: Any, found: ModelSource, dtype: str, attn_implementation: 
         _check_size(outline, found.folder)
         model = _read_weights(kind, found, settings)
     _write_first_layout(model, found.family)
-    if found.adapter is not None:
-        _read_adapter(model, found.adapter)
     return model
 
 
@@ -137,7 +133,7 @@ def _described(key: Any) -> str:
 def reload_weights(model: PreTrainedModel, found: ModelSource, folder: Path) -> None:
     """Put the weights of a checkpoint that ``saving`` wrote into a model of the same shape."""
     if has_adapter(model):
-        _read_adapter(model, folder)
+        put_adapter(model, found.family, folder)
         return
     settings = {"config": model.config, "dtype": model.dtype}
     saved = _read_weights(type(model), dataclasses.replace(found, folder=folder), settings)
@@ -148,20 +144,63 @@ def has_adapter(model: PreTrainedModel) -> bool:
     return bool(getattr(model, "_hf_peft_config_loaded", False))
 
 
-def _read_adapter(model: PreTrainedModel, folder: Path) -> None:
-    """Add the adapter of a folder, or overwrite the one that the model has."""
-    beside = folder / BESIDE_ADAPTER_FILE
+def put_adapter(model: PreTrainedModel, family: ModelFamily, folder: Path) -> frozenset[str]:
+    """Add the adapter of a folder, or overwrite the one that the model has, and replace the weights that it brings.
+
+    Returns:
+        Names of the weights that it replaced.
+
+    Raises:
+        InputError: the folder cannot be read, or was made for another base.
+    """
+    adapter = read_adapter(folder, family, weight_shapes(model))
+    state = {PREFIX + name: stored.read().clone() for name, stored in adapter.low_rank.items()}
     with refusing(f"{folder}: the adapter does not fit its base"):
-        report = model.load_adapter(str(folder), adapter_name="default", is_trainable=True, hotswap=has_adapter(model))
-        unknown = model.load_state_dict(load_file(beside), strict=False)[1] if beside.is_file() else []
-    for what in ("missing_keys", "mismatched_keys", "unexpected_keys"):
+        report = model.load_adapter(
+            peft_config=adapter.config,
+            adapter_state_dict=state,
+            adapter_name="default",
+            is_trainable=True,
+            hotswap=has_adapter(model),
+        )
+    for what in ("mismatched_keys", "missing_keys", "unexpected_keys"):
         keys = sorted(map(_described, getattr(report, what, None) or ()))
         if keys:
-            raise InputError(
-                f"{folder}: the adapter does not fit its base: {len(keys)} {what.replace('_', ' ')}, such as {keys[0]}"
-            )
-    if unknown:
-        raise InputError(f"{beside}: {len(unknown)} weights that the base does not have, such as {unknown[0]}")
+            raise adapter.mismatch(f"{len(keys)} {what.replace('_', ' ')}, such as {keys[0]}")
+    adapter.config.modules_to_save = adapter.modules_to_save or None  # for whoever saves it again
+    _replace(model, {name: stored.read() for name, stored in adapter.whole.items()})
+    return frozenset(adapter.whole)
+
+
+def weight_shapes(model: PreTrainedModel) -> dict[str, tuple[int, ...]]:
+    """Shapes of all weights under the names that they have without an adapter, whole if ZeRO-3 has parted them."""
+    shapes = {name: tuple(getattr(weight, "ds_shape", weight.shape)) for name, weight in own_weights(model).items()}
+    return {name.replace(".base_layer.", "."): shape for name, shape in shapes.items()}
+
+
+def own_weights(model: PreTrainedModel) -> dict[str, Tensor]:
+    """Parameters and stored buffers, except those of adapters."""
+    weights = model.state_dict(keep_vars=True)
+    return {name: weight for name, weight in weights.items() if ".lora_" not in name}
+
+
+def _replace(model: PreTrainedModel, weights: Mapping[str, Tensor]) -> None:
+    own = {name.replace(".base_layer.", "."): weight for name, weight in own_weights(model).items()}
+    for name, weight in weights.items():
+        with gathered(own[name]), torch.no_grad():
+            own[name].copy_(weight)
+
+
+@contextmanager
+def gathered(weight: Tensor) -> Iterator[None]:
+    """The weight is whole inside the block, and what every rank wrote into it stays."""
+    if not hasattr(weight, "ds_id"):
+        yield
+        return
+    import deepspeed
+
+    with deepspeed.zero.GatheredParameters([weight], modifier_rank=0):
+        yield
 
 
 def _dtype(name: str, config: Mapping[str, Any]) -> torch.dtype:

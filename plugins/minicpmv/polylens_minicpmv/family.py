@@ -27,6 +27,7 @@ MINICPMV_2_0 = ModelFamily(
     layouts=(CheckpointLayout("hub", "names of openbmb/MiniCPM-V-2: llm.*, vpm.*, resampler.*"),),
     options=MiniCPMVOptions,
     defaults={"pooling": "wmean"},
+    beside_adapter=("vpm_resampler_embedtokens.pt",),
 )
 
 FAMILIES = (MINICPMV_2_0,)

@@ -55,7 +55,7 @@ def test_code_in_a_pickle_is_refused_and_not_run(folder, tmp_path, name):
     if name.startswith("adapter"):
         config = {"peft_type": "LORA", "base_model_name_or_path": "tiny", "target_modules": ["q_proj"]}
         (folder / "adapter_config.json").write_text(json.dumps(config))
-    with pytest.raises(InputError, match=f"^{folder}: the (weights|adapter)"):
+    with pytest.raises(InputError, match=f"^{folder}(/{name})?: the weights cannot be read"):
         load_checkpoint("minicpmv", str(folder))
     assert not sprung.exists()
 
@@ -164,7 +164,7 @@ def test_weights_beside_an_adapter_must_have_a_place(tmp_path, tiny):
     choose_trained(made.model, made.family, Contrastive(), None, LoraSettings(enable=True, r=2))
     save_model_folder(made, tmp_path, replace(made.card, base_model="tiny"))
     save_file({"resampler.unknown": torch.zeros(2)}, tmp_path / "beside_adapter.safetensors")
-    with pytest.raises(InputError, match=r"1 weights that the base does not have, such as resampler\.unknown"):
+    with pytest.raises(InputError, match=r"it has weights for resampler\.unknown, which the base does not have"):
         load_checkpoint(None, str(tmp_path))
 
 

@@ -83,7 +83,7 @@ def test_an_adapter_over_itself_is_refused(tmp_path):
 
 
 def test_an_adapter_without_a_base_is_refused(tmp_path):
-    with pytest.raises(InputError, match=r"does not say over which model: set base_model in polylens\.json"):
+    with pytest.raises(InputError, match=r"does not say over which model: set base_model_name_or_path in"):
         find(adapter(tmp_path / "a"))
 
 

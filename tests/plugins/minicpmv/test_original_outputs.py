@@ -8,8 +8,10 @@ from PIL import Image
 from torch.nn import functional as F
 
 from polylens.contracts import Batch
+from polylens.engine.weights import put_adapter
 from polylens.modeling.preprocessing import BicubicPreprocessor, normalise
 from polylens_minicpmv.configuration import MiniCPMV2Config
+from polylens_minicpmv.family import MINICPMV_2_0
 from polylens_minicpmv.model import MEAN, STD, MiniCPMV2
 from polylens_minicpmv.slicing import MiniCPMVSlicer
 
@@ -106,3 +108,15 @@ def test_logits_and_loss(outputs, expected, stored):
     shifted = stored["labels"].long()  # by the original itself
     loss = F.cross_entropy(logits.flatten(0, 1), shifted.flatten())
     torch.testing.assert_close(loss, expected["loss"], rtol=1e-5, atol=0)
+
+
+def test_an_adapter_of_the_original_fine_tuning(original, original_config, batch, stored):
+    """Low-rank layers and the whole modules beside them give the logits that the original computed with them."""
+    model = MiniCPMV2.from_pretrained(original, config=MiniCPMV2Config(**original_config))
+    put_adapter(model, MINICPMV_2_0, original / "lora_era1")
+    model.eval()
+    with torch.no_grad():
+        logits = model(batch, outputs={"logits"}).logits.unflatten(0, stored["attention_mask"].shape)
+    mask = stored["attention_mask"]
+    expected = torch.load(original / "lora_era1" / "outputs.pt", weights_only=True)["logits"]
+    torch.testing.assert_close(logits[mask], expected[mask], rtol=1e-5, atol=1e-4)
