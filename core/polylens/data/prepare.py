@@ -19,6 +19,7 @@ class Preparer:
     Attributes:
         images: opens the pictures that records name.
         style: of the template.
+        generation_prompt: end with the header of an answer.
     """
 
     slicer: ImageSlicer
@@ -26,6 +27,7 @@ class Preparer:
     template: ChatTemplate
     images: ImageOpener
     style: Literal["chat", "plain"] = "chat"
+    generation_prompt: bool = False
 
     def outline(self, record: Record, max_length: int | None = None) -> tuple[Encoding, tuple[SlicedImage, ...]]:
         """Tokens and crops of a record, from the headers of its pictures; no pixel is decoded.
@@ -36,7 +38,13 @@ class Preparer:
         where = record.where or record.id
         sliced = tuple(self.slicer.slice(self.images.size(ref, where)) for ref in record.images)
         try:
-            encoding = self.template.encode(record.messages, sliced, style=self.style, max_length=max_length)
+            encoding = self.template.encode(
+                record.messages,
+                sliced,
+                style=self.style,
+                generation_prompt=self.generation_prompt,
+                max_length=max_length,
+            )
         except InputError as error:
             named = repr(record.id) in where  # as that of a document of a store
             raise InputError(f"{where}: {error}" if named else f"{where}: record {record.id!r}: {error}") from error

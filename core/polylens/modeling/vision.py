@@ -87,7 +87,7 @@ def merge_visual_tokens(embeddings: Tensor, visual: Tensor, mask: Tensor) -> Ten
 
     Args:
         embeddings: [B, T, D].
-        visual: [V, D], in the order of the crops.
+        visual: [V, D], in the order of the crops; on any device.
         mask: bool [B, T] with V true positions.
 
     Raises:
@@ -96,7 +96,7 @@ def merge_visual_tokens(embeddings: Tensor, visual: Tensor, mask: Tensor) -> Ten
     slots = int(mask.sum())
     if slots != len(visual):
         raise ValueError(f"the batch has {slots} slots for visual tokens, and {len(visual)} visual tokens")
-    return embeddings.masked_scatter(mask.unsqueeze(-1), visual.to(embeddings.dtype))
+    return embeddings.masked_scatter(mask.unsqueeze(-1), visual.to(embeddings))
 
 
 def _parameters(modules: Iterable[nn.Module]) -> Iterable[nn.Parameter]:

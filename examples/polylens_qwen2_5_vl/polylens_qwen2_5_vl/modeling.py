@@ -63,7 +63,8 @@ class Qwen2_5_VLForConditionalGeneration(qwen.Qwen2_5_VLForConditionalGeneration
         """
         embed = self.get_input_embeddings()
         seen = in_chunks(*self._crops(batch, "vision" in outputs), self.vision_chunk_size)
-        nothing = torch.empty(0, self.model.language_model.config.hidden_size, dtype=self.dtype, device=self.device)
+        width, device = self.model.language_model.config.hidden_size, batch.input_ids.device
+        nothing = torch.empty(0, width, dtype=self.dtype, device=device)
         visual = torch.cat([crop.tokens for crop in seen] or [nothing])[: int(batch.crop_tokens.sum())]
         made = Outputs(
             vision=[crop.features for crop in seen[: len(batch.crop_rows)]] if "vision" in outputs else None,
