@@ -104,6 +104,9 @@ class LoraSettings:
         dropout: on the input of the adapter.
         components: which components get adapters.
         target_modules: names of linear layers, instead of those that the model family gives.
+        dora: train magnitude and direction of weights apart (DoRA, Liu et al. 2024, arXiv 2402.09353).
+        modules_to_save: names of further modules, such as ``lm_head``, that are trained whole and saved in the
+            adapter, where peft reads them too; what ``tune`` names is saved beside the adapter.
     """
 
     enable: bool = False
@@ -112,6 +115,8 @@ class LoraSettings:
     dropout: float = 0.1
     components: list[str] = field(default_factory=lambda: ["llm"])
     target_modules: list[str] | None = None
+    dora: bool = False
+    modules_to_save: list[str] | None = None
 
 
 @dataclass

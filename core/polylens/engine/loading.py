@@ -88,7 +88,7 @@ def load_checkpoint(
     """
     if not sys.stderr.isatty():
         disable_progress_bar()  # of transformers, which draws one into log files too
-    plugin = plugin or _plugin_of(source)
+    plugin = plugin or plugin_of(source)
     hooks = plugins.load(plugin)
     families = hooks.families()
     if not families:
@@ -106,6 +106,8 @@ def load_checkpoint(
     beside = put_adapter(model, family, found.adapter) if found.adapter is not None else frozenset()
     if vision_chunk_size is not None:
         _set_vision_chunk_size(model, vision_chunk_size, plugin)
+    if hasattr(type(model), "options"):
+        model.options = chosen
     with described(found):
         slicer, preprocessor = hooks.image_slicer(**around), hooks.image_preprocessor(**around)
         template = hooks.chat_template(tokenizer=tokenizer, **around)
@@ -126,7 +128,12 @@ def load_checkpoint(
     )
 
 
-def _plugin_of(source: str) -> str:
+def plugin_of(source: str) -> str:
+    """The plugin that the ``polylens.json`` of a folder names.
+
+    Raises:
+        InputError: there is none.
+    """
     folder = Path(source).expanduser()
     card = ModelCard.read(folder) if folder.is_dir() else None
     if card is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -55,9 +55,13 @@ class Entry:
         return cls(tensor.dtype, tuple(tensor.shape))
 
     @property
+    def numel(self) -> int:
+        return prod(self.shape)
+
+    @property
     def size(self) -> int:
         """Bytes."""
-        return prod(self.shape) * self.dtype.itemsize
+        return self.numel * self.dtype.itemsize
 
     def cast(self, dtype: torch.dtype | None) -> Entry:
         """With another type, if there is one and these are floating-point numbers."""
@@ -76,7 +80,7 @@ class TensorFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        with refusing(f"{path}: the weights cannot be read"):
+        with self._refusing():
             self.entries = self._pickled_entries() if self._is_pickled else self._entries()
 
     @property
@@ -86,17 +90,26 @@ class TensorFile:
     @contextmanager
     def reading(self) -> Iterator[Read]:
         """Tensors by name. They are pages of the file, in memory once they are touched and until all are let go."""
-        with refusing(f"{self.path}: the weights cannot be read"):
-            if self._is_pickled:
-                yield self._load("cpu").__getitem__
-            else:
-                with safe_open(self.path, framework="pt") as file:
-                    yield file.get_tensor
+        with ExitStack() as stack:
+            with self._refusing():
+                if self._is_pickled:
+                    get = self._load("cpu").__getitem__
+                else:
+                    get = stack.enter_context(safe_open(self.path, framework="pt")).get_tensor
+
+            def read(name: str) -> Tensor:
+                with self._refusing():
+                    return get(name)
+
+            yield read
 
     def read(self, name: str) -> Tensor:
         """One tensor."""
         with self.reading() as read:
             return read(name)
+
+    def _refusing(self) -> AbstractContextManager[None]:
+        return refusing(f"{self.path}: the weights cannot be read")
 
     def _entries(self) -> dict[str, Entry]:
         with safe_open(self.path, framework="pt") as file:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from torch import nn
 from transformers import PreTrainedModel
 
 from polylens.config.run import LoraSettings
 from polylens.contracts import ModelFamily, Objective
+from polylens.engine.adapters import names_under, saved_modules
 from polylens.engine.weights import has_adapter
 from polylens.errors import InputError, closest
 
@@ -33,8 +35,9 @@ def choose_trained(
     if lora.enable and not adapted:
         _add_lora(model, family, lora)
     components = tune if tune is not None else () if lora.enable or adapted else tuple(family.components)
+    saved = _save_modules(model, family, lora)
     for name, parameter in model.named_parameters():
-        wanted = component_of(name, family) in components and id(parameter) not in fixed
+        wanted = (component_of(name, family) in components or name in saved) and id(parameter) not in fixed
         parameter.requires_grad_(wanted or ".lora_" in name)
     _freeze_unreached(model, objective)
     if not any(parameter.requires_grad for parameter in model.parameters()):
@@ -69,10 +72,26 @@ def _add_lora(model: PreTrainedModel, family: ModelFamily, lora: LoraSettings) -
             r=lora.r,
             lora_alpha=lora.alpha,  # pyright: ignore[reportArgumentType]  # peft takes any number
             lora_dropout=lora.dropout,
+            use_dora=lora.dora,
             target_modules=targets,  # type: ignore[arg-type]
         ),
         adapter_name="default",
     )
+
+
+def _save_modules(model: PreTrainedModel, family: ModelFamily, lora: LoraSettings) -> set[str]:
+    """Parameters of ``modules_to_save``, which the adapter is told to hold; it wraps no module for that."""
+    if not lora.modules_to_save:
+        return set()
+    if not has_adapter(model):
+        raise InputError("lora.modules_to_save is for adapters: switch LoRA on, or name components with --tune")
+    names = [name for name, _ in model.named_parameters()]
+    for module in lora.modules_to_save:
+        if not names_under([module], names):
+            raise InputError(f"lora.modules_to_save: no module of model family {family.name!r} is named {module!r}")
+    config: Any = model.peft_config["default"]
+    config.modules_to_save = sorted({*saved_modules(model), *lora.modules_to_save})
+    return names_under(lora.modules_to_save, names)
 
 
 def lora_targets(model: nn.Module, family: ModelFamily, lora: LoraSettings) -> list[str]:
