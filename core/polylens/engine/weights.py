@@ -35,8 +35,7 @@ def load_model(hooks: Any, found: ModelSource, dtype: str, attn_implementation: 
         InputError: weights are missing, have another shape, or cannot be read; there is no such attention.
     """
     _check_attention(attn_implementation)
-    with torch.device("meta"), described(found):
-        outline = _whole_model(hooks, found)
+    outline = outline_of(hooks, found)
     kind, config = type(outline), outline.config
     wanted = _dtype(dtype, found.config)
     settings = {"config": config, "dtype": wanted, "attn_implementation": attn_implementation}
@@ -47,6 +46,16 @@ def load_model(hooks: Any, found: ModelSource, dtype: str, attn_implementation: 
         model = _read_weights(kind, found, settings)
     _write_first_layout(model, found.family)
     return model
+
+
+def outline_of(hooks: Any, found: ModelSource) -> PreTrainedModel:
+    """The model without weights, on the meta device.
+
+    Raises:
+        InputError: the plugin cannot follow its ``config.json``.
+    """
+    with torch.device("meta"), described(found):
+        return _whole_model(hooks, found)
 
 
 def _check_attention(name: str) -> None:
