@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
@@ -117,14 +117,23 @@ class GradientCache(Generic[M]):
         cache._forward = module
         return cache
 
-    def step(self, micro_batches: Iterable[M] | Mapping[str, Sequence[M]], targets: Any = None) -> StepResult:
+    def step(
+        self,
+        micro_batches: Iterable[M] | Mapping[str, Sequence[M]],
+        targets: Any = None,
+        normalisers: Mapping[str, float] | None = None,
+    ) -> StepResult:
         """Forward and backward passes over all micro-batches of this rank.
+
+        An objective that is not coupled takes one pass.
 
         Args:
             micro_batches: iterated once for each pass, giving the same micro-batches both times; at least one, and
                 under distributed training the same number on every rank. Or a mapping from the name of a
                 representation to the micro-batches that give it.
             targets: what the objective needs to know of the global batch; see ``Objective.coupled``.
+            normalisers: of the global batch, where they were counted before: without them, an objective that is not
+                coupled needs all micro-batches at once to count them.
 
         Raises:
             PassesDiffer: a micro-batch gave other vectors the second time.
@@ -132,8 +141,8 @@ class GradientCache(Generic[M]):
         passes: Iterable[Any] = micro_batches
         if isinstance(micro_batches, Mapping):
             passes = [Named(str(name), part) for name, parts in micro_batches.items() for part in parts]
-        elif not self.objective.is_coupled:
-            passes = list(micro_batches)
+        if not self.objective.is_coupled:
+            return self._single_pass(passes, normalisers)
         with self.frozen.step() if self.frozen else contextlib.nullcontext():
             first = self._first_pass(passes)
             gathered = gather(first.representations, first.normalisers)
@@ -146,13 +155,26 @@ class GradientCache(Generic[M]):
         metrics = {name: float(distributed.sum_tensor(value.detach())) for name, value in coupled.metrics.items()}
         return StepResult(loss, metrics, {**gathered.counts, **first.normalisers})
 
+    def _single_pass(self, micro_batches: Iterable[Any], normalisers: Mapping[str, float] | None) -> StepResult:
+        """Forward and backward of every micro-batch; one more is fetched meanwhile, to know which is the last."""
+        if normalisers is None:
+            micro_batches = list(micro_batches)
+            own = distributed.add_counts(self.objective.normalisers(part) for part in micro_batches)
+            normalisers = distributed.sum_counts(own)
+        additive = torch.zeros(())
+        with self.accumulation.step():
+            for micro_batch, last in _with_last(micro_batches):
+                with self.accumulation.micro_batch(last=last):
+                    encoded = self._forward(micro_batch, normalisers)
+                    loss = surrogate(encoded, {}, None)
+                    self.accumulation.backward(loss, last)
+                additive = additive.to(loss.device) + loss.detach()
+        return StepResult(distributed.sum_tensor(additive), {}, dict(normalisers))
+
     def _first_pass(self, micro_batches: Iterable[Any]) -> _FirstPass:
         """Representations and normalisers of every micro-batch, and the random state that each one started from."""
         first, budget = _FirstPass(), GraphBudget(self.graph_bytes if self._can_keep_graphs else 0)
         for i, micro_batch in enumerate(micro_batches):
-            if not self.objective.is_coupled:
-                first.add(Encoded({}, normalisers=self.objective.normalisers(micro_batch)), None, None)
-                continue
             state = RandomState.capture(first.parts[-1].state if first.parts else None)
             if budget.allows_another:
                 encoded, fits = self._with_graph(micro_batch, budget)
@@ -192,8 +214,6 @@ class GradientCache(Generic[M]):
             self.frozen.forget(recorded)
 
     def _couple(self, gathered: Gathered, targets: Any, parameters: Mapping[str, Tensor]) -> Coupled:
-        if not self.objective.is_coupled:
-            return Coupled(torch.zeros(()), {})
         with torch.no_grad():
             return self.objective.coupled(gathered.values, gathered.own, targets, parameters)
 
@@ -310,6 +330,23 @@ class _Returned:
                 f"{math.sqrt(away / total) if total else math.nan:.2g}): the encoder keeps a state between calls, or "
                 "draws random numbers from a generator of its own, so its gradient cannot be computed in two passes"
             )
+
+
+def _with_last(items: Iterable[Any]) -> Iterator[tuple[Any, bool]]:
+    """Each item, and whether it is the last one.
+
+    Raises:
+        ValueError: there is none.
+    """
+    iterator = iter(items)
+    try:
+        item = next(iterator)
+    except StopIteration:
+        raise ValueError("a step needs at least one micro-batch on every rank") from None
+    for following in iterator:
+        yield item, False
+        item = following
+    yield item, True
 
 
 def _replayed(state: RandomState | None) -> AbstractContextManager[None]:

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from polylens.contracts import Batch, Objective
+from polylens.contracts import Batch, Objective, Outputs
 from polylens.engine.encoded import Encoded, encoded_outputs
 
 
@@ -51,6 +51,15 @@ class TrainingModule(nn.Module):
         self.model.gradient_checkpointing_enable(**options)
 
     def forward(self, batch: Batch, normalisers: Mapping[str, float] | None = None) -> Encoded:
-        outputs = self.model(batch, outputs=self.objective.inputs_needed)
+        outputs = self._outputs(batch)
         parameters = self.objective_parameters() if self.objective.parameters() else {}
         return encoded_outputs(outputs, batch, self.objective, normalisers, parameters)
+
+    def _outputs(self, batch: Batch) -> Outputs:
+        """In place of all logits the hidden states and the head: an objective makes logits where it needs them."""
+        needed = self.objective.inputs_needed
+        if "logits" not in needed:
+            return self.model(batch, outputs=needed)
+        outputs = self.model(batch, outputs=needed - {"logits"} | {"hidden"})
+        outputs.head = self.model.head
+        return outputs

@@ -10,7 +10,10 @@ if TYPE_CHECKING:
     from polylens.contracts import Objective
 
 # name -> (module, class of the objective, class of its options); imported when asked for, since they import torch
-OBJECTIVES = {"contrastive": ("polylens.objectives.contrastive", "Contrastive", "ContrastiveOptions")}
+OBJECTIVES = {
+    "contrastive": ("polylens.objectives.contrastive", "Contrastive", "ContrastiveOptions"),
+    "lm": ("polylens.objectives.lm", "LanguageModelling", "LmOptions"),
+}
 
 __all__ = ["OBJECTIVES", "build"]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import lm_exactness
 import pytest
 from exactness import CASES, single_process
 from support import ROOT, torchrun
@@ -23,3 +24,13 @@ def test_on_two_ranks_of_ddp():
 def test_on_two_ranks_of_zero():
     ranks = torchrun(SCRIPT, "zero", timeout=1100)
     assert all(rank.output.count("at most 1e-05") == 4 * len(CASES) + 5 for rank in ranks)
+
+
+@pytest.mark.parametrize("case", lm_exactness.CASES, ids=str)
+def test_lm_on_one_process(case):
+    assert lm_exactness.exact(case) <= 1e-10
+
+
+def test_lm_on_two_ranks_of_ddp_and_zero():
+    ranks = torchrun(ROOT / "tests" / "lm_exactness.py", timeout=300)
+    assert all(rank.output.count("at most") == len(lm_exactness.CASES) + 6 for rank in ranks)
