@@ -50,7 +50,7 @@ class Texts(Problem):
     size, micro_batch_tokens = 512, 768
 
     def __init__(self, ragged: bool, lora: bool) -> None:
-        self.shares = (0.45, 0.2) if lora else (0.75, 0.0)
+        self.shares = (0.35, 0.15) if lora else (0.78, 0.0)
         self.model = _bert()
         if lora:
             _adapt_upper_half(self.model)
@@ -101,8 +101,7 @@ class Pages(Problem):
     def __init__(self) -> None:
         import polylens
         from polylens.contracts import ImageRef, Message, Record
-        from polylens_minicpmv.configuration import MiniCPMV2Config
-        from polylens_minicpmv.model import MiniCPMV2
+        from polylens_minicpmv.models.minicpmv2 import MiniCPMV2, MiniCPMV2Config
 
         self._vlm = polylens.load("minicpmv", "tiny", device="cpu")
         tower = {"hidden_size": 256, "intermediate_size": 1024, "num_attention_heads": 4, "num_hidden_layers": 9}

@@ -25,8 +25,7 @@ from measure import Cost, machine, measure
 from polylens import GradientCache
 from polylens.contracts import Batch
 from polylens.objectives.contrastive import Contrastive, ContrastiveOptions
-from polylens_minicpmv.configuration import MiniCPMV2Config
-from polylens_minicpmv.model import MiniCPMV2
+from polylens_minicpmv.models.minicpmv2 import MiniCPMV2, MiniCPMV2Config
 
 CROPS, SIDE, QUERIES_OF_A_CROP = 10, 112, 16
 TEXT, VOCABULARY = 16, 1000

@@ -19,7 +19,13 @@ from support import free_port
 
 _MARK = "POLYLENS_TEST_JOB"
 _PARENT, _SESSION = 1, 3  # fields of /proc/PID/stat, from its state on
-_PRELOADED = ["polylens.api", "polylens.retrieval.encoding", "polylens.data.render", "polylens_minicpmv.model", "peft"]
+_PRELOADED = [
+    "polylens.api",
+    "polylens.retrieval.encoding",
+    "polylens.data.render",
+    "polylens_minicpmv.models.minicpmv2",
+    "peft",
+]
 _PRELOADED += [
     "deepspeed",
     "transformers.trainer",

@@ -133,7 +133,7 @@ def _download(source: str, families: Sequence[ModelFamily], plugin: str, with_we
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-    presets = [name for family in families for name in family.presets]
+    presets = list(dict.fromkeys(name for family in families for name in family.presets))
     if "/" not in source:
         raise InputError(
             f"no model {source!r}: it is no folder, no preset of plugin {plugin!r} ({', '.join(presets)})"

@@ -1,7 +1,4 @@
-"""polylens plugin for MiniCPM-V: the hooks, each a door to the module that does the work.
-
-This release reads MiniCPM-V 2.0.
-"""
+"""polylens plugin for MiniCPM-V 2.0, 2.5 and 2.6: the hooks, each a door to the module that does the work."""
 
 from __future__ import annotations
 
@@ -25,18 +22,19 @@ def families() -> Sequence[ModelFamily]:
 
 
 @hookimpl
-def build_model(config: Mapping[str, Any]) -> PreTrainedModel:
-    from polylens_minicpmv.configuration import MiniCPMV2Config
-    from polylens_minicpmv.model import MiniCPMV2
+def build_model(family: ModelFamily, config: Mapping[str, Any]) -> PreTrainedModel:
+    from polylens_minicpmv.family import version_of
+    from polylens_minicpmv.models import build
 
-    return MiniCPMV2(MiniCPMV2Config(**config))
+    return build(version_of(family), config)
 
 
 @hookimpl
-def tokenizer(source: Path) -> PreTrainedTokenizerBase:
-    from polylens_minicpmv.tokenization import load_tokenizer
+def tokenizer(family: ModelFamily, source: Path) -> PreTrainedTokenizerBase:
+    from polylens_minicpmv.family import version_of
+    from polylens_minicpmv.text.tokenization import load_tokenizer
 
-    return load_tokenizer(source)
+    return load_tokenizer(source, version_of(family))
 
 
 @hookimpl
@@ -47,7 +45,10 @@ def image_slicer(config: Mapping[str, Any], options: Any) -> ImageSlicer:
 
 
 @hookimpl
-def chat_template(tokenizer: PreTrainedTokenizerBase, config: Mapping[str, Any], options: Any) -> ChatTemplate:
-    from polylens_minicpmv.template import MiniCPMV2Template
+def chat_template(
+    family: ModelFamily, tokenizer: PreTrainedTokenizerBase, config: Mapping[str, Any], options: Any
+) -> ChatTemplate:
+    from polylens_minicpmv.family import version_of
+    from polylens_minicpmv.text import template_for
 
-    return MiniCPMV2Template(tokenizer, original_targets=options.compat.original_targets)
+    return template_for(version_of(family), tokenizer, config, options)

@@ -1,59 +1,41 @@
-"""The flat ``config.json`` of MiniCPM-V 2.0."""
+"""The flat ``config.json`` that versions 2.0, 2.5 and 2.6 share."""
 
 from __future__ import annotations
 
 import copy
-import math
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
-from transformers import GraniteConfig, PreTrainedConfig
+from transformers import PreTrainedConfig
+from transformers.models.idefics2.configuration_idefics2 import Idefics2VisionConfig
 
 from polylens.errors import InputError
 from polylens_minicpmv.versions import MODEL_TYPE
 
-SIGLIP_SO400M = "vit_so400m_patch14_siglip_384.webli"
-VISION_KEY = "polylens_vision"
 HEAD_DIM = 128
 """Of the resampler's attention."""
 
 LANGUAGE_KEYS = (
     *("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"),
     *("num_key_value_heads", "hidden_act", "max_position_embeddings", "initializer_range", "rms_norm_eps"),
-    *("attention_bias", "attention_dropout", "tie_word_embeddings", "bos_token_id", "eos_token_id"),
+    *("attention_dropout", "tie_word_embeddings", "bos_token_id", "eos_token_id", "rope_theta"),
 )
+
+SIGLIP_SO400M_980: dict[str, Any] = {
+    "hidden_size": 1152,
+    "intermediate_size": 4304,
+    "num_hidden_layers": 27,
+    "num_attention_heads": 16,
+    "image_size": 980,
+    "patch_size": 14,
+}
+"""The published tower of versions 2.5 and 2.6."""
 
 UNCHANGED = ("_source", "_loaded", "_rope_scaling", "_name_or_path", "architectures", "transformers_version")
 """What never goes from memory into the file: our own notes, the folder that the model came from, who wrote it."""
 
 
-@dataclass(frozen=True, slots=True)
-class VisionSizes:
-    """Sizes of the vision tower.
-
-    Attributes:
-        image_size: side of the picture that the position table was made for, in pixels.
-        num_hidden_layers: blocks of the tower before ``drop_vision_last_layer`` takes the last one away.
-    """
-
-    image_size: int = 384
-    hidden_size: int = 1152
-    intermediate_size: int = 4304
-    num_attention_heads: int = 16
-    num_hidden_layers: int = 27
-
-
-def _own_sizes(given: Mapping[str, Any]) -> VisionSizes:
-    names = VisionSizes.__slots__
-    unknown = sorted(set(given).difference(names))
-    if unknown:
-        raise InputError(f"config.json: {VISION_KEY} has {', '.join(unknown)}; it may have {', '.join(names)}")
-    return VisionSizes(**given)
-
-
-class MiniCPMV2Config(PreTrainedConfig):
-    """What ``config.json`` says, attribute by attribute; defaults are those of openbmb/MiniCPM-V-2.
+class MiniCPMVConfig(PreTrainedConfig):
+    """What ``config.json`` says, attribute by attribute; a version adds its own keys and their published values.
 
     ``to_dict`` gives the file's content back, with what was changed since: transformers would drop generation
     settings, rename keys and leave out defaults, and other programs read these files too.
@@ -61,34 +43,31 @@ class MiniCPMV2Config(PreTrainedConfig):
 
     model_type = MODEL_TYPE
     keys_to_ignore_at_inference = ()
+    language_keys: ClassVar[tuple[str, ...]] = LANGUAGE_KEYS
 
-    vocab_size: int = 122753
-    hidden_size: int = 2304
-    intermediate_size: int = 5760
-    num_hidden_layers: int = 40
-    num_attention_heads: int = 36
-    num_key_value_heads: int = 36
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    num_key_value_heads: int
+    max_position_embeddings: int
+    rms_norm_eps: float
+    rope_theta: float
+    query_num: int
+    initializer_range: float = 0.02
     hidden_act: str = "silu"
-    max_position_embeddings: int = 4096
-    initializer_range: float = 0.1
-    rms_norm_eps: float = 1e-5
-    rope_theta: float = 10000.0
-    attention_bias: bool = False
     attention_dropout: float = 0.0
     tie_word_embeddings: bool = False
-    bos_token_id: int | None = 1
-    eos_token_id: int | None = 2
-    scale_emb: float | int = 12
-    scale_depth: float = 1.4
-    dim_model_base: int = 256
-    vision_encoder: str = SIGLIP_SO400M
-    drop_vision_last_layer: bool = True
-    query_num: int = 64
+    bos_token_id: int | None = None
+    eos_token_id: int | None = None
     patch_size: int = 14
     image_size: int = 448
-    scale_resolution: int = 448
     slice_mode: bool = True
-    max_slice_nums: int = 9
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        cls.__init__ = MiniCPMVConfig.__init__  # transformers has just given the class another one
 
     def __init__(self, **values: Any) -> None:
         source = copy.deepcopy(values)
@@ -100,21 +79,14 @@ class MiniCPMV2Config(PreTrainedConfig):
         self._loaded = super().to_dict()
 
     @property
-    def vision_sizes(self) -> VisionSizes:
-        """Sizes of the vision tower: of the published one by its name, of another by ``polylens_vision``.
+    def vision_dim(self) -> int:
+        """Dimensions of the vision tower's features."""
+        raise NotImplementedError
 
-        Raises:
-            InputError: the tower is neither.
-        """
-        given = getattr(self, VISION_KEY, None)
-        if given is not None:
-            return _own_sizes(given)
-        if self.vision_encoder == SIGLIP_SO400M:
-            return VisionSizes()
-        raise InputError(
-            f"config.json: vision_encoder is {self.vision_encoder!r}, whose size is not known; allowed is "
-            f"{SIGLIP_SO400M!r}, or any name with the sizes in {VISION_KEY!r}: {', '.join(VisionSizes.__slots__)}"
-        )
+    @property
+    def vision_heads(self) -> int:
+        """Heads of the vision tower's attention."""
+        raise NotImplementedError
 
     def check_sizes(self) -> None:
         """Whether the parts fit together.
@@ -124,36 +96,16 @@ class MiniCPMV2Config(PreTrainedConfig):
         """
         if self.hidden_size % HEAD_DIM:
             raise InputError(f"config.json: hidden_size is {self.hidden_size}; it must be a multiple of {HEAD_DIM}")
-        if math.isqrt(self.query_num) ** 2 != self.query_num:
-            raise InputError(f"config.json: query_num is {self.query_num}; it must be the square of a whole number")
-        vision = self.vision_sizes
-        if vision.hidden_size % vision.num_attention_heads:
+        if self.vision_dim % self.vision_heads:
             raise InputError(
-                f"config.json: the vision tower has {vision.hidden_size} dimensions, which do not divide into "
-                f"{vision.num_attention_heads} heads"
+                f"config.json: the vision tower has {self.vision_dim} dimensions, which do not divide into "
+                f"{self.vision_heads} heads"
             )
 
-    @property
-    def logit_divisor(self) -> float:
-        """Hidden states are divided by this before the output head."""
-        return self.hidden_size / self.dim_model_base
-
-    def language_model(self) -> GraniteConfig:
-        """The same language model in terms of Granite, whose arithmetic is MiniCPM's.
-
-        Embeddings are scaled in the embedding module and logits in ``MiniCPMV2``, because visual tokens are not
-        scaled and the division comes before the head.
-        """
-        values = {name: getattr(self, name) for name in LANGUAGE_KEYS}
-        values |= {"rope_theta": self.rope_theta, "rope_scaling": self._rope_scaling}
-        values |= {"attn_implementation": self._attn_implementation}
-        return GraniteConfig(
-            **values,
-            embedding_multiplier=1.0,
-            residual_multiplier=self.scale_depth / math.sqrt(self.num_hidden_layers),
-            attention_multiplier=(self.hidden_size // self.num_attention_heads) ** -0.5,
-            logits_scaling=self.logit_divisor,
-        )
+    def language_values(self) -> dict[str, Any]:
+        """What the configuration of the language model is made of."""
+        values = {name: getattr(self, name) for name in self.language_keys}
+        return values | {"rope_scaling": self._rope_scaling, "attn_implementation": self._attn_implementation}
 
     def to_dict(self) -> dict[str, Any]:
         """The file's content, with what was changed since it was read.
@@ -174,3 +126,31 @@ class MiniCPMV2Config(PreTrainedConfig):
     def to_diff_dict(self) -> dict[str, Any]:
         """The same as ``to_dict``: nothing that the file said is left out."""
         return self.to_dict()
+
+
+class NaViTConfig(MiniCPMVConfig):
+    """What ``config.json`` says of the tower of versions 2.5 and 2.6, in ``vision_config``."""
+
+    drop_vision_last_layer: bool = False
+    batch_vision_input: bool = True
+
+    @property
+    def vision_values(self) -> dict[str, Any]:
+        """Sizes of the tower, with all its layers."""
+        return {**SIGLIP_SO400M_980, **(getattr(self, "vision_config", None) or {})}
+
+    @property
+    def vision_dim(self) -> int:
+        return self.vision_values["hidden_size"]
+
+    @property
+    def vision_heads(self) -> int:
+        return self.vision_values["num_attention_heads"]
+
+    def vision_model(self) -> Idefics2VisionConfig:
+        """The tower in terms of Idefics2, without the last layer if ``drop_vision_last_layer``."""
+        given = self.vision_values
+        names = (*SIGLIP_SO400M_980, "initializer_range", "attention_dropout", "layer_norm_eps", "hidden_act")
+        values = {name: given[name] for name in names if name in given}
+        values["num_hidden_layers"] -= int(self.drop_vision_last_layer)
+        return Idefics2VisionConfig(**values | {"attn_implementation": self._attn_implementation})

@@ -2,32 +2,72 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 from polylens.contracts import CheckpointLayout, ModelFamily
-from polylens_minicpmv.options import MiniCPMVOptions
-from polylens_minicpmv.versions import is_supported
+from polylens_minicpmv.options import MiniCPMV25Options, MiniCPMVOptions
+from polylens_minicpmv.versions import is_version
 
-MINICPMV_2_0 = ModelFamily(
-    name="minicpmv-2.0",
-    description="MiniCPM-V 2.0: SigLIP-400M, a resampler to 64 tokens a slice, MiniCPM-2.4B",
-    recognises=is_supported,
-    components={
-        "vision": ("vpm",),
-        "connector": ("resampler",),
-        "llm": ("llm",),
-        "embed_tokens": ("llm.model.embed_tokens",),
-    },
-    lora_targets={
-        "vision": ("qkv", "proj", "fc1", "fc2"),
-        "connector": ("kv_proj", "out_proj"),
-        "llm": ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
-    },
-    presets={"tiny": Path(__file__).parent / "presets" / "tiny"},
-    layouts=(CheckpointLayout("hub", "names of openbmb/MiniCPM-V-2: llm.*, vpm.*, resampler.*"),),
-    options=MiniCPMVOptions,
-    defaults={"pooling": "wmean"},
-    beside_adapter=("vpm_resampler_embedtokens.pt",),
+PRESETS = Path(__file__).parent / "presets"
+COMPONENTS = {
+    "vision": ("vpm",),
+    "connector": ("resampler",),
+    "llm": ("llm",),
+    "embed_tokens": ("llm.model.embed_tokens",),
+}
+LLM_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+RESAMPLER_TARGETS = ("kv_proj", "out_proj")
+
+
+def _family(
+    version: str, description: str, published: str, presets: dict[str, Path], vision: tuple[str, ...], options: type
+) -> ModelFamily:
+    return ModelFamily(
+        name=f"minicpmv-{version}",
+        description=description,
+        recognises=partial(is_version, version),
+        components=COMPONENTS,
+        lora_targets={"vision": vision, "connector": RESAMPLER_TARGETS, "llm": LLM_TARGETS},
+        presets=presets,
+        layouts=(CheckpointLayout("hub", f"names of {published}: llm.*, vpm.*, resampler.*"),),
+        options=options,
+        defaults={"pooling": "wmean"},
+        beside_adapter=("vpm_resampler_embedtokens.pt",),
+    )
+
+
+NAVIT_TARGETS = ("q_proj", "k_proj", "v_proj", "self_attn.out_proj", "fc1", "fc2")
+
+MINICPMV_2_0 = _family(
+    "2.0",
+    "MiniCPM-V 2.0: SigLIP-400M, a resampler to 64 tokens a slice, MiniCPM-2.4B",
+    "openbmb/MiniCPM-V-2",
+    {"tiny": PRESETS / "tiny"},
+    ("qkv", "proj", "fc1", "fc2"),
+    MiniCPMVOptions,
+)
+MINICPMV_2_5 = _family(
+    "2.5",
+    "MiniCPM-Llama3-V 2.5: SigLIP-400M, a resampler to 96 tokens a slice, Llama 3 8B",
+    "openbmb/MiniCPM-Llama3-V-2_5",
+    {"tiny": PRESETS / "tiny-2.5", "tiny-2.5": PRESETS / "tiny-2.5"},
+    NAVIT_TARGETS,
+    MiniCPMV25Options,
+)
+MINICPMV_2_6 = _family(
+    "2.6",
+    "MiniCPM-V 2.6: SigLIP-400M, a resampler to 64 tokens a slice, Qwen2 7B",
+    "openbmb/MiniCPM-V-2_6",
+    {"tiny": PRESETS / "tiny-2.6", "tiny-2.6": PRESETS / "tiny-2.6"},
+    NAVIT_TARGETS,
+    MiniCPMVOptions,
 )
 
-FAMILIES = (MINICPMV_2_0,)
+FAMILIES = (MINICPMV_2_0, MINICPMV_2_5, MINICPMV_2_6)
+"""The first one is what a bare ``tiny`` stands for."""
+
+
+def version_of(family: ModelFamily) -> str:
+    """``2.0``, ``2.5`` or ``2.6``."""
+    return family.name.removeprefix("minicpmv-")

@@ -10,12 +10,27 @@ class MiniCPMVCompat:
     """Where the original has a defect that somebody may need: off by default.
 
     Args:
-        original_targets: tokens and targets of conversations as the original fine-tuning made them (no ``<s>``, one
-            ``</s>`` after the last turn only, the last token of every earlier answer replaced as a target by
-            ``</s>``), to repeat an old run. Inference of the original never saw such sequences.
+        original_targets: tokens and targets of conversations as the original fine-tuning made them, to repeat an old
+            run: the end of an answer taught twice, in version 2.0 no ``<s>``, in version 2.6 numbers on sliced
+            pictures only. Inference of the original never saw such sequences.
     """
 
     original_targets: bool = False
+
+
+@dataclass(frozen=True)
+class MiniCPMV25Compat(MiniCPMVCompat):
+    """The same for version 2.5, whose vision tower has a defect that its published weights need.
+
+    Args:
+        original_targets: tokens and targets of conversations as the original fine-tuning made them, to repeat an old
+            run: the end of every answer but the last is taught twice.
+        attended_padding: whether a crop attends to the blank patches that pad it to the longest crop of its example,
+            and counts them into its positions, as the published model does. Without it every crop is seen as if it
+            were alone. By default what ``batch_vision_input`` of ``config.json`` says (true).
+    """
+
+    attended_padding: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -24,7 +39,7 @@ class MiniCPMVOptions:
 
     Args:
         max_slice_nums: most slices that a picture is cut into, beside the overview; by default what ``config.json``
-            says (9 in MiniCPM-V 2.0). Fewer slices mean fewer visual tokens and coarser reading.
+            says (9 in published models). Fewer slices mean fewer visual tokens and coarser reading.
         slice_mode: whether pictures are sliced and resized at all; by default what ``config.json`` says. Without it
             a picture goes through the vision tower whole, in its own size, which must then be small.
         compat: deliberate deviations towards the original's defects.
@@ -37,3 +52,18 @@ class MiniCPMVOptions:
     def __post_init__(self) -> None:
         if self.max_slice_nums is not None and self.max_slice_nums < 1:
             raise ValueError(f"max_slice_nums is {self.max_slice_nums}; it must be at least 1")
+
+
+@dataclass(frozen=True)
+class MiniCPMV25Options(MiniCPMVOptions):
+    """Options of version 2.5.
+
+    Args:
+        max_slice_nums: most slices that a picture is cut into, beside the overview; by default what ``config.json``
+            says (9). Fewer slices mean fewer visual tokens and coarser reading.
+        slice_mode: whether pictures are sliced and resized at all; by default what ``config.json`` says. Without it
+            a picture goes through the vision tower whole, in its own size, which must then be small.
+        compat: deliberate deviations towards the original's defects, and away from one.
+    """
+
+    compat: MiniCPMV25Compat = field(default_factory=MiniCPMV25Compat)

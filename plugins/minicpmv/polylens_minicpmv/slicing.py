@@ -15,6 +15,7 @@ import numpy as np
 from polylens.contracts import Crop, SlicedImage
 from polylens.errors import InputError
 from polylens_minicpmv.options import MiniCPMVOptions
+from polylens_minicpmv.versions import detect_version
 
 Size = tuple[int, int]
 
@@ -130,12 +131,13 @@ class MiniCPMVSlicer:
 
 def slicer_for(config: Mapping[str, Any], options: MiniCPMVOptions) -> MiniCPMVSlicer:
     """The slicer of a checkpoint; ``options`` take precedence over its ``config.json``."""
-    limit = config.get("max_slice_nums", 9) if options.max_slice_nums is None else options.max_slice_nums
-    mode = config.get("slice_mode", True) if options.slice_mode is None else options.slice_mode
+    said = {**config, **(config.get("slice_config") or {})}
+    limit = said.get("max_slice_nums", 9) if options.max_slice_nums is None else options.max_slice_nums
+    mode = said.get("slice_mode", True) if options.slice_mode is None else options.slice_mode
     return MiniCPMVSlicer(
-        scale_resolution=config.get("scale_resolution", 448),
-        patch_size=config.get("patch_size", 14),
+        scale_resolution=said.get("scale_resolution", 448),
+        patch_size=said.get("patch_size", 14),
         max_slice_nums=limit,
-        tokens=config.get("query_num", 64),
+        tokens=config.get("query_num", 96 if detect_version(config) == "2.5" else 64),
         slice_mode=mode,
     )

@@ -8,7 +8,7 @@ from typing import Any
 from polylens.errors import InputError
 
 MODEL_TYPE = "minicpmv"
-SUPPORTED = "2.0"
+SUPPORTED = ("2.0", "2.5", "2.6")
 
 
 def detect_version(config: Mapping[str, Any]) -> str | None:
@@ -33,16 +33,16 @@ def detect_version(config: Mapping[str, Any]) -> str | None:
     return "2.0" if published or "vision_encoder" in config else "2.5"
 
 
-def is_supported(config: Mapping[str, Any]) -> bool:
-    """Whether this release reads the checkpoint.
+def is_version(version: str, config: Mapping[str, Any]) -> bool:
+    """Whether the checkpoint is a MiniCPM-V of that version.
 
     Raises:
-        InputError: it is a MiniCPM-V of another version.
+        InputError: it is one that this release does not read.
     """
-    version = detect_version(config)
-    if version not in (None, SUPPORTED):
+    found = detect_version(config)
+    if found is not None and found not in SUPPORTED:
         raise InputError(
-            f"config.json describes MiniCPM-V {version}; this release of the plugin 'minicpmv' reads MiniCPM-V "
-            f"{SUPPORTED} (openbmb/MiniCPM-V-2). Use a {SUPPORTED} checkpoint, or a plugin that reads {version}"
+            f"config.json describes MiniCPM-V {found}; the plugin 'minicpmv' reads the versions {', '.join(SUPPORTED)}"
+            ". Use a checkpoint of one of them, or a plugin that reads the other"
         )
-    return version == SUPPORTED
+    return found == version

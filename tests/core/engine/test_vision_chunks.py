@@ -21,8 +21,8 @@ from polylens.retrieval.encoding import EncodeOptions
 from polylens.retrieval.vectors import VectorStore
 from polylens.testing import Subject
 from polylens.testing.subject import picture
-from polylens_minicpmv.model import MiniCPMV2
-from polylens_minicpmv.vision import VisionTower
+from polylens_minicpmv.models.base import MiniCPMVModel
+from polylens_minicpmv.vision.vit import VisionTower
 
 OBJECTIVE = Contrastive(ContrastiveOptions(temperature=0.5))
 
@@ -111,7 +111,7 @@ def test_a_size_below_one_is_refused():
 
 
 def test_a_model_that_makes_no_chunks_is_named(monkeypatch):
-    monkeypatch.delattr(MiniCPMV2, "vision_chunk_size")
+    monkeypatch.delattr(MiniCPMVModel, "vision_chunk_size")
     with pytest.raises(InputError, match="models of plugin 'minicpmv' see all crops of a micro-batch at once"):
         load_checkpoint("minicpmv", "tiny", vision_chunk_size=4)
 

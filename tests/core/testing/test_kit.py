@@ -34,7 +34,7 @@ def test_every_check_is_explained():
 def test_unknown_names_are_refused():
     with pytest.raises(InputError, match=r"no plugin named 'minicpm' \(did you mean 'minicpmv'"):
         check("minicpm")
-    with pytest.raises(InputError, match=r"has no family 'minicpmv-2' \(did you mean 'minicpmv-2\.0'"):
+    with pytest.raises(InputError, match=r"has no family 'minicpmv-2' \(did you mean 'minicpmv-2\."):
         check("minicpmv", family="minicpmv-2")
 
 
@@ -122,8 +122,8 @@ TEMPLATE = """
             return change(self.inner.encode, messages, images, options)
 
     @hookimpl
-    def chat_template(tokenizer, config, options):
-        return Template(base.chat_template(tokenizer, config, options))
+    def chat_template(family, tokenizer, config, options):
+        return Template(base.chat_template(family, tokenizer, config, options))
 """
 
 
@@ -153,7 +153,7 @@ def test_template_that_miscounts_slots(broken):
         return replace(encoding, visual_mask=mask)
     """
     )
-    results = {result.name: result for result in check(plugin)}
+    results = {result.name: result for result in check(plugin, "minicpmv-2.0")}
     assert not results["slots_match_the_slices"].ok
     assert "15 visual slots for 16 visual tokens" in results["slots_match_the_slices"].detail
     assert results["windows_cover_the_picture"].ok
@@ -189,7 +189,7 @@ def test_template_that_cuts_into_a_picture(broken):
 MODEL = """
     @hookimpl
     def build_model(config):
-        from polylens_minicpmv.configuration import MiniCPMV2Config
+        from polylens_minicpmv.models.minicpmv2 import MiniCPMV2Config
         return changed()(MiniCPMV2Config(**config))
 
     import functools
@@ -198,7 +198,7 @@ MODEL = """
     def changed():
         import torch
         from dataclasses import replace
-        from polylens_minicpmv.model import MiniCPMV2
+        from polylens_minicpmv.models.minicpmv2 import MiniCPMV2
 
         class Changed(MiniCPMV2):
 """

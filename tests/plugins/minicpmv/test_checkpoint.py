@@ -6,7 +6,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from polylens import plugins
-from polylens_minicpmv.model import MiniCPMV2
+from polylens_minicpmv.models.minicpmv2 import MiniCPMV2
 
 KEYS = {
     "llm.model.embed_tokens.weight": (2048, 128),

@@ -3,7 +3,7 @@ import json
 import pytest
 
 from polylens.errors import InputError
-from polylens_minicpmv.configuration import MiniCPMV2Config
+from polylens_minicpmv.models.minicpmv2 import MiniCPMV2Config
 
 HUB = {
     "architectures": ["MiniCPMV"],

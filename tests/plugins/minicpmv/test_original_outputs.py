@@ -10,9 +10,9 @@ from torch.nn import functional as F
 from polylens.contracts import Batch
 from polylens.engine.weights import put_adapter
 from polylens.modeling.preprocessing import BicubicPreprocessor, normalise
-from polylens_minicpmv.configuration import MiniCPMV2Config
 from polylens_minicpmv.family import MINICPMV_2_0
-from polylens_minicpmv.model import MEAN, STD, MiniCPMV2
+from polylens_minicpmv.models.base import MEAN, STD
+from polylens_minicpmv.models.minicpmv2 import MiniCPMV2, MiniCPMV2Config
 from polylens_minicpmv.slicing import MiniCPMVSlicer
 
 NEAR = {"rtol": 1e-5, "atol": 1e-5}

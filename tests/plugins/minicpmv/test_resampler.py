@@ -2,8 +2,8 @@ import pytest
 import torch
 from torch import nn
 
-from polylens_minicpmv.positions import sincos
-from polylens_minicpmv.resampler import query_positions
+from polylens_minicpmv.vision.positions import sincos
+from polylens_minicpmv.vision.resampler import query_positions
 
 
 @pytest.fixture(scope="module")

@@ -7,10 +7,10 @@ from hypothesis import strategies as st
 
 from polylens.contracts import IGNORE_INDEX, ImageRef, Message
 from polylens.errors import InputError
-from polylens_minicpmv.segments import level
 from polylens_minicpmv.slicing import MiniCPMVSlicer
-from polylens_minicpmv.template import MiniCPMV2Template
-from polylens_minicpmv.tokenization import load_tokenizer
+from polylens_minicpmv.text.minicpm import MiniCPMTemplate
+from polylens_minicpmv.text.segments import level
+from polylens_minicpmv.text.tokenization import load_tokenizer
 
 REF = ImageRef("path", "page.png")
 
@@ -73,7 +73,7 @@ def test_a_conversation(tiny, template, small):
 
 @pytest.mark.parametrize("original_targets", [False, True])
 def test_training_begins_with_what_inference_sees(tiny, small, original_targets):
-    template = MiniCPMV2Template(tiny.tokenizer, original_targets=original_targets)
+    template = MiniCPMTemplate(tiny.tokenizer, original_targets=original_targets)
     prompt = template.encode([user(REF, "\nWhat?")], [small], generation_prompt=True)
     whole = template.encode([user(REF, "\nWhat?"), answer("A cat.")], [small])
     assert whole.input_ids[: len(prompt.input_ids)] == prompt.input_ids
@@ -162,7 +162,7 @@ def test_bad_conversations_are_refused(template, messages, style, message):
 
 
 def test_an_answer_holds_no_picture(template, small):
-    with pytest.raises(InputError, match="an assistant turn holds a picture"):
+    with pytest.raises(InputError, match="the assistant turn holds a picture"):
         template.encode([user("a"), Message("assistant", (REF,))], [small])
 
 
@@ -182,7 +182,7 @@ def golden_conversations(original):
 
 
 def test_original_targets_bit_for_bit(original):
-    template = MiniCPMV2Template(load_tokenizer(original / "tokenizer"), original_targets=True)
+    template = MiniCPMTemplate(load_tokenizer(original / "tokenizer", "2.0"), original_targets=True)
     slicer = MiniCPMVSlicer(56, 14, 4, 4)
     for messages, size, expected in golden_conversations(original):
         encoding = template.encode(messages, [slicer.slice(size)])

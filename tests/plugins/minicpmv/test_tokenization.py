@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from polylens.errors import InputError
-from polylens_minicpmv.tokenization import load_tokenizer
+from polylens_minicpmv.family import PRESETS
+from polylens_minicpmv.text.tokenization import load_tokenizer
 
 PLUGIN = Path(__file__).parents[3] / "plugins" / "minicpmv"
 
@@ -28,15 +29,17 @@ def test_special_tokens_of_the_preset(tiny):
     assert len(tiny.tokenizer) == tiny.config["vocab_size"]
 
 
-def test_the_preset_is_what_its_program_builds(tmp_path, tiny):
+def test_the_presets_are_what_their_program_builds(tmp_path):
     subprocess.run([sys.executable, str(PLUGIN / "make_tiny.py"), str(tmp_path)], check=True)
-    for name in ("tokenizer.json", "tokenizer_config.json"):
-        assert (tmp_path / name).read_bytes() == (tiny.family.presets["tiny"] / name).read_bytes()
+    made = sorted(path for path in tmp_path.rglob("*") if path.is_file())
+    assert len(made) == 6
+    for path in made:
+        assert path.read_bytes() == (PRESETS / path.relative_to(tmp_path)).read_bytes()
 
 
 def test_a_folder_without_tokenizer_is_refused(tmp_path):
     with pytest.raises(InputError, match="has no tokenizer"):
-        load_tokenizer(tmp_path)
+        load_tokenizer(tmp_path, "2.0")
 
 
 def test_missing_image_tokens_are_named(tmp_path, tiny):
@@ -46,7 +49,7 @@ def test_missing_image_tokens_are_named(tmp_path, tiny):
     (tmp_path / "tokenizer.json").write_text(json.dumps(content), encoding="utf-8")
     shutil.copy(source / "tokenizer_config.json", tmp_path)
     with pytest.raises(InputError, match=rf"{tmp_path} lacks <slice> </slice>;"):
-        load_tokenizer(tmp_path)
+        load_tokenizer(tmp_path, "2.0")
 
 
 def test_remote_code_is_never_asked_for(tmp_path, tiny):
@@ -55,7 +58,7 @@ def test_remote_code_is_never_asked_for(tmp_path, tiny):
     config = json.loads((source / "tokenizer_config.json").read_text(encoding="utf-8"))
     config |= {"tokenizer_class": "LlamaTokenizerWrapper", "auto_map": {"AutoTokenizer": ["modeling.Wrapper", None]}}
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(config), encoding="utf-8")
-    assert load_tokenizer(tmp_path).encode("<image>") == [1, 3]
+    assert load_tokenizer(tmp_path, "2.0").encode("<image>") == [1, 3]
 
 
 TEXTS = [
@@ -72,6 +75,6 @@ TEXTS = [
 def test_both_files_of_the_original_give_the_same_ids(original, tmp_path, text):
     for name in ("tokenizer.model", "tokenizer_config.json", "special_tokens_map.json"):
         shutil.copyfile(original / "tokenizer" / name, tmp_path / name)
-    fast, from_sentencepiece = load_tokenizer(original / "tokenizer"), load_tokenizer(tmp_path)
+    fast, from_sentencepiece = load_tokenizer(original / "tokenizer", "2.0"), load_tokenizer(tmp_path, "2.0")
     assert from_sentencepiece.encode(text) == fast.encode(text)
     assert from_sentencepiece.decode(fast.encode(text)) == fast.decode(fast.encode(text))

@@ -2,9 +2,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from polylens_minicpmv.configuration import MiniCPMV2Config
-from polylens_minicpmv.positions import resample
-from polylens_minicpmv.vision import VisionTower
+from polylens_minicpmv.models.minicpmv2 import MiniCPMV2Config
+from polylens_minicpmv.vision.positions import resample
+from polylens_minicpmv.vision.vit import VisionTower
 
 
 @pytest.fixture(scope="module")

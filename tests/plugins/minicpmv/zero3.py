@@ -15,8 +15,7 @@ from deepspeed.utils import safe_get_full_grad
 from transformers.integrations import HfDeepSpeedConfig
 
 from polylens.contracts import Batch
-from polylens_minicpmv.configuration import MiniCPMV2Config
-from polylens_minicpmv.model import MiniCPMV2
+from polylens_minicpmv.models.minicpmv2 import MiniCPMV2, MiniCPMV2Config
 
 SETTINGS = {
     "train_micro_batch_size_per_gpu": 1,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -10,9 +11,12 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from polylens_minicpmv.attention import attend, split_heads
-from polylens_minicpmv.configuration import MiniCPMV2Config
-from polylens_minicpmv.positions import resample
+from polylens_minicpmv.vision.attention import attend, split_heads
+from polylens_minicpmv.vision.patches import Grid, length_mask, patch_grid, strips
+from polylens_minicpmv.vision.positions import resample
+
+if TYPE_CHECKING:
+    from polylens_minicpmv.models.minicpmv2 import MiniCPMV2Config
 
 EPS = 1e-6
 
@@ -92,46 +96,16 @@ class VisionTower(nn.Module):
         """Features [N, L, D] of the longest crop's length.
 
         Args:
-            crops: normalised pixels, [3, H, W] each. A side that is no whole number of patches is filled up with
-                zeros on the right and at the bottom.
+            crops: normalised pixels, [3, H, W] each.
         """
         grids = [patch_grid(crop.shape[-2:], self.patch) for crop in crops]
-        states = self.patch_embed(self._strips(crops, grids))
+        states = self.patch_embed(strips(crops, self.patch))
         states = states + self._positions(grids)
         mask = length_mask([height * width for height, width in grids], states.device)
         for block in self.blocks:
             states = block(states, mask)
         return self.norm(states)
 
-    def _strips(self, crops: Sequence[Tensor], grids: Sequence[tuple[int, int]]) -> Tensor:
-        """[N, 3, patch, patch * L]: the patches of every crop in reading order, zeros after the last one."""
-        strips = [self._strip(crop, *grid) for crop, grid in zip(crops, grids, strict=True)]
-        return pad_sequence(strips, batch_first=True).permute(0, 2, 3, 1)
-
-    def _strip(self, crop: Tensor, height: int, width: int) -> Tensor:
-        patch = self.patch
-        crop = F.pad(crop, (0, width * patch - crop.shape[2], 0, height * patch - crop.shape[1]))
-        patches = crop.view(3, height, patch, width, patch).permute(1, 3, 4, 0, 2)
-        return patches.reshape(height * width * patch, 3, patch)
-
-    def _positions(self, grids: Sequence[tuple[int, int]]) -> Tensor:
+    def _positions(self, grids: Sequence[Grid]) -> Tensor:
         tables = {grid: resample(self.pos_embed, *grid) for grid in dict.fromkeys(grids)}
         return pad_sequence([tables[grid] for grid in grids], batch_first=True)
-
-
-def patch_grid(size: Sequence[int], patch: int) -> tuple[int, int]:
-    """Rows and columns of patches of a crop of ``size`` (height, width).
-
-    >>> patch_grid((28, 90), 14)
-    (2, 7)
-    """
-    height, width = size
-    return -(-height // patch), -(-width // patch)
-
-
-def length_mask(lengths: Sequence[int], device: torch.device) -> Tensor | None:
-    """bool [N, 1, 1, L], false behind the end of a sequence; ``None`` if all are as long as the longest."""
-    if min(lengths) == max(lengths):
-        return None
-    ends = torch.tensor(lengths, device=device).view(-1, 1, 1, 1)
-    return torch.arange(max(lengths), device=device) < ends

@@ -7,8 +7,8 @@ import math
 from torch import nn
 from transformers import initialization as init
 
-from polylens_minicpmv.resampler import CrossAttention, Resampler, query_positions
-from polylens_minicpmv.vision import VisionTower
+from polylens_minicpmv.vision.resampler import CrossAttention, Resampler, query_positions
+from polylens_minicpmv.vision.vit import VisionTower
 
 QUERY_STD = 0.02
 
@@ -25,7 +25,8 @@ def initialise(module: nn.Module) -> None:
     if isinstance(module, Resampler):
         init.trunc_normal_(module.query, std=QUERY_STD)
         init.normal_(module.proj, std=len(module.proj) ** -0.5)
-        init.copy_(module.pos_embed, query_positions(*module.query.shape))
+        if module.pos_embed is not None:
+            init.copy_(module.pos_embed, query_positions(*module.query.shape))
     elif isinstance(module, CrossAttention):
         init.xavier_uniform_(module.in_proj_weight)
         init.zeros_(module.in_proj_bias)

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from polylens_minicpmv.attention import attend, split_heads
-from polylens_minicpmv.configuration import HEAD_DIM, MiniCPMV2Config
-from polylens_minicpmv.positions import sincos
-from polylens_minicpmv.vision import length_mask
+from polylens_minicpmv.configuration import HEAD_DIM, MiniCPMVConfig
+from polylens_minicpmv.vision.attention import attend, split_heads
+from polylens_minicpmv.vision.patches import Grid, length_mask
+from polylens_minicpmv.vision.positions import sincos
 
 EPS = 1e-6
 
@@ -20,7 +20,7 @@ class CrossAttention(nn.Module):
     """Attention under the names of ``nn.MultiheadAttention``, which itself reads the weights of its output layer
     from outside that layer and so fails when ZeRO-3 has partitioned them."""
 
-    def __init__(self, config: MiniCPMV2Config) -> None:
+    def __init__(self, config: MiniCPMVConfig) -> None:
         super().__init__()
         dim = config.hidden_size
         self.config = config
@@ -42,25 +42,28 @@ class CrossAttention(nn.Module):
 class Resampler(nn.Module):
     """``query_num`` visual tokens out of the patches of each crop.
 
-    Keys carry the 2-D position of their patch, values do not; in version 2.0 (alone) queries carry a fixed position
-    too, which the checkpoint stores. It is a buffer here, because ``from_pretrained`` makes every parameter trainable.
+    Keys carry the 2-D position of their patch, values do not.
+
+    Args:
+        query_positions: queries carry a fixed position too, which the checkpoint stores; so in version 2.0 alone. It
+            is a buffer here, because ``from_pretrained`` makes every parameter trainable.
     """
 
-    pos_embed: Tensor
+    pos_embed: Tensor | None
 
-    def __init__(self, config: MiniCPMV2Config) -> None:
+    def __init__(self, config: MiniCPMVConfig, *, query_positions: bool = False) -> None:
         super().__init__()
         dim = config.hidden_size
         self.query = nn.Parameter(torch.zeros(config.query_num, dim))
-        self.register_buffer("pos_embed", torch.zeros(config.query_num, dim))
-        self.kv_proj = nn.Linear(config.vision_sizes.hidden_size, dim, bias=False)
+        self.register_buffer("pos_embed", torch.zeros(config.query_num, dim) if query_positions else None)
+        self.kv_proj = nn.Linear(config.vision_dim, dim, bias=False)
         self.attn = CrossAttention(config)
         self.ln_q = nn.LayerNorm(dim, eps=EPS)
         self.ln_kv = nn.LayerNorm(dim, eps=EPS)
         self.ln_post = nn.LayerNorm(dim, eps=EPS)
         self.proj = nn.Parameter(torch.zeros(dim, dim))
 
-    def forward(self, features: Tensor, grids: Sequence[tuple[int, int]]) -> Tensor:
+    def forward(self, features: Tensor, grids: Sequence[Grid]) -> Tensor:
         """Visual tokens [N, query_num, D].
 
         Args:
@@ -69,12 +72,13 @@ class Resampler(nn.Module):
         """
         value = self.ln_kv(self.kv_proj(features))
         key = value + self._key_positions(grids, value)
-        positions = self.pos_embed.to(self.query.dtype)  # a buffer, which DeepSpeed keeps in float32
-        query = (self.ln_q(self.query) + positions).expand(len(features), -1, -1)
+        query = self.ln_q(self.query)
+        if self.pos_embed is not None:
+            query = query + self.pos_embed.to(self.query.dtype)  # a buffer, which DeepSpeed keeps in float32
         mask = length_mask([height * width for height, width in grids], features.device)
-        return self.ln_post(self.attn(query, key, value, mask)) @ self.proj
+        return self.ln_post(self.attn(query.expand(len(features), -1, -1), key, value, mask)) @ self.proj
 
-    def _key_positions(self, grids: Sequence[tuple[int, int]], like: Tensor) -> Tensor:
+    def _key_positions(self, grids: Sequence[Grid], like: Tensor) -> Tensor:
         dim = like.shape[-1]
         tables = {grid: sincos(dim, *grid, device=like.device).to(like.dtype) for grid in dict.fromkeys(grids)}
         return pad_sequence([tables[grid] for grid in grids], batch_first=True)

@@ -1,60 +1,29 @@
-"""MiniCPM-V 2.0, composed of transformers' Granite (whose arithmetic is MiniCPM's), a ViT and a resampler."""
+"""What all versions share: crops through tower and resampler, and a language model over the merged sequence."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pad_sequence
-from transformers import GenerationMixin, GraniteForCausalLM, PreTrainedModel
+from transformers import GenerationMixin, PreTrainedModel
 
 from polylens.contracts import Batch, Outputs
 from polylens.modeling.preprocessing import normalise
 from polylens.modeling.vision import Stage, in_chunks, merge_visual_tokens
-from polylens_minicpmv.configuration import MiniCPMV2Config
-from polylens_minicpmv.embedding import ScaledEmbedding
-from polylens_minicpmv.initial_weights import initialise
-from polylens_minicpmv.resampler import Resampler
-from polylens_minicpmv.vision import VisionTower, patch_grid
+from polylens_minicpmv.configuration import MiniCPMVConfig
+from polylens_minicpmv.vision.initial_weights import initialise
+from polylens_minicpmv.vision.patches import CropFeatures, Grid, PaddedFeatures, PatchCrop, patch_grid
+from polylens_minicpmv.vision.resampler import Resampler
 
 MEAN = STD = (0.5, 0.5, 0.5)
 
 
-class CropFeatures(NamedTuple):
-    """What the tower makes of a crop: features [L, D_vision], and rows and columns of its patches."""
+class MiniCPMVModel(PreTrainedModel, GenerationMixin):
+    """A MiniCPM-V: the base of the versions, which set ``llm``, ``vpm`` and ``resampler``.
 
-    states: Tensor
-    grid: tuple[int, int]
-
-
-class PaddedFeatures(Sequence[CropFeatures]):
-    """What the tower makes of several crops.
-
-    Args:
-        states: [N, L, D_vision], padded to the longest crop.
-        grids: rows and columns of patches of each crop.
-    """
-
-    def __init__(self, states: Tensor, grids: list[tuple[int, int]]) -> None:
-        self.states, self.grids = states, grids
-
-    @classmethod
-    def of(cls, crops: Sequence[CropFeatures]) -> PaddedFeatures:
-        states = pad_sequence([crop.states for crop in crops], batch_first=True)
-        return cls(states, [crop.grid for crop in crops])
-
-    def __len__(self) -> int:
-        return len(self.grids)
-
-    def __getitem__(self, place: Any) -> Any:
-        height, width = self.grids[place]
-        return CropFeatures(self.states[place, : height * width], (height, width))
-
-
-class MiniCPMV2(PreTrainedModel, GenerationMixin):
-    """One entry for training, encoding and scoring: ``forward(batch, outputs)``.
+    One entry for training, encoding and scoring: ``forward(batch, outputs)``.
 
     Weights are reached only through their modules, and every forward calls the vision tower and the resampler once
     (or once a chunk, as often as any rank) whatever the batch holds, so that ranks stay together under ZeRO-3.
@@ -64,21 +33,21 @@ class MiniCPMV2(PreTrainedModel, GenerationMixin):
     """
 
     vision_chunk_size: int | None = None
-    config: MiniCPMV2Config
-    config_class = MiniCPMV2Config
+    config: MiniCPMVConfig
+    llm: Any
+    vpm: nn.Module
+    resampler: Resampler
     supports_gradient_checkpointing = True
-    _no_split_modules = ["Block", "Resampler", "GraniteDecoderLayer"]  # noqa: RUF012
     _supports_sdpa = True
-    _supports_flash_attn = True  # in the language model; the tower and the resampler then take torch's own
+    _supports_flash_attn = True  # in parts of transformers; the others then take torch's own
 
-    def __init__(self, config: MiniCPMV2Config) -> None:
+    def __init__(self, config: MiniCPMVConfig) -> None:
         config.check_sizes()
         super().__init__(config)
-        self.llm = GraniteForCausalLM(config.language_model())
-        self.llm.model.embed_tokens = ScaledEmbedding(config.vocab_size, config.hidden_size, config.scale_emb)
-        self.vpm = VisionTower(config)
-        self.resampler = Resampler(config)
-        self.post_init()
+
+    def _see(self, crops: Sequence[PatchCrop]) -> Tensor:
+        """The tower on normalised crops: [N, L, D_vision], at least as long as the longest crop."""
+        raise NotImplementedError
 
     def _init_weights(self, module: nn.Module) -> None:
         initialise(module)
@@ -124,7 +93,7 @@ class MiniCPMV2(PreTrainedModel, GenerationMixin):
 
     def head(self, hidden: Tensor) -> Tensor:
         """Logits [..., vocabulary] of hidden states [..., D]."""
-        return self.llm.lm_head(hidden / self.config.logit_divisor)
+        return self.llm.lm_head(hidden)
 
     def generate(self, batch: Batch, **options: Any) -> Tensor:  # type: ignore[override]
         """Token ids that follow each row of a left-padded batch; ``options`` as in ``GenerationMixin.generate``.
@@ -137,44 +106,51 @@ class MiniCPMV2(PreTrainedModel, GenerationMixin):
         options.setdefault("generation_config", self.generation_config)
         embeddings = self._embeddings(batch, self._visual_tokens(batch, *self._crops(batch)))
         inputs = {"inputs_embeds": embeddings, "attention_mask": batch.attention_mask.long()}
-        return self.llm.generate(**inputs, **options)  # type: ignore[misc]
+        return self.llm.generate(**inputs, **options)
 
     def _crops(self, batch: Batch) -> tuple[Sequence[Any], tuple[Stage, ...]]:
         """Pixels or features of each crop, and the stages that they have yet to pass."""
         if batch.features is None:
-            return batch.pixels, (self._tower_stage(), self._connector_stage())
+            crops = map(PatchCrop, batch.pixels, self._lengths(batch))
+            return list(crops), (self._tower_stage(), self._connector_stage())
         pairs = zip(batch.features, self._grids(_crop_sizes(batch)), strict=True)
         return [CropFeatures(*pair) for pair in pairs], (self._connector_stage(),)
 
+    def _lengths(self, batch: Batch) -> list[int]:
+        """How many patches long the tower sees each crop: its own patches."""
+        return [rows * columns for rows, columns in self._grids(crop.shape[-2:] for crop in batch.pixels)]
+
     def _tower_stage(self) -> Stage:
         side = self.config.patch_size
-        blank = torch.zeros(3, side, side, dtype=torch.uint8, device=self.device)
-        return Stage(self._look, (self.vpm,), blank, length=lambda crop: crop.shape[-2] * crop.shape[-1])
+        blank = PatchCrop(torch.zeros(3, side, side, dtype=torch.uint8, device=self.device), 1)
+        return Stage(self._look, (self.vpm,), blank, length=lambda crop: crop.length)
 
     def _connector_stage(self) -> Stage:
-        dim, dtype = self.config.vision_sizes.hidden_size, self.resampler.ln_kv.weight.dtype
+        dim, dtype = self.config.vision_dim, self.resampler.ln_kv.weight.dtype
         blank = CropFeatures(torch.zeros(1, dim, dtype=dtype, device=self.device), (1, 1))
         return Stage(self._resample, (self.resampler,), blank, length=lambda crop: len(crop.states))
 
-    def _look(self, crops: Sequence[Tensor]) -> PaddedFeatures:
-        """The tower on uint8 crops."""
-        dtype = self.vpm.norm.weight.dtype
-        states = self.vpm([normalise(crop, MEAN, STD, dtype) for crop in crops])
-        return PaddedFeatures(states, self._grids(crop.shape[-2:] for crop in crops))
+    def _look(self, crops: Sequence[PatchCrop]) -> PaddedFeatures:
+        """The tower on uint8 crops; behind the longest one its features are cut off."""
+        dtype = self.resampler.ln_kv.weight.dtype
+        states = self._see([PatchCrop(normalise(crop.pixels, MEAN, STD, dtype), crop.length) for crop in crops])
+        grids = self._grids(crop.pixels.shape[-2:] for crop in crops)
+        return PaddedFeatures(states[:, : max(rows * columns for rows, columns in grids)], grids)
 
     def _resample(self, crops: Sequence[CropFeatures]) -> Sequence[Tensor]:
         """Visual tokens [query_num, D] of each crop."""
         padded = crops if isinstance(crops, PaddedFeatures) else PaddedFeatures.of(crops)
         return self.resampler(padded.states, padded.grids).unbind()
 
-    def _grids(self, sizes: Iterable[Sequence[int]]) -> list[tuple[int, int]]:
+    def _grids(self, sizes: Iterable[Sequence[int]]) -> list[Grid]:
         return [patch_grid(size, self.config.patch_size) for size in sizes]
 
     def _visual_tokens(self, batch: Batch, items: Sequence[Any], stages: Sequence[Stage]) -> Tensor:
         """[V, D]. Tokens of blank crops are cut off, so that an unused tower gets zero gradients, not none."""
         tokens = in_chunks(items, stages, self.vision_chunk_size)
         if not tokens:
-            return self.resampler.ln_post.weight.new_empty(0, self.config.hidden_size)
+            weight, device = self.resampler.ln_post.weight, batch.input_ids.device
+            return weight.new_empty(0, self.config.hidden_size, device=device)  # a weight may lie elsewhere
         return torch.cat(tokens)[: int(batch.crop_tokens.sum())]
 
     def _embeddings(self, batch: Batch, visual: Tensor) -> Tensor:

@@ -1,0 +1,1 @@
+"""From pixels to visual tokens: the two towers, their positions, and the resampler."""
