@@ -24,7 +24,9 @@ COMMANDS = {
     "train": "train a retriever",
     "encode": "turn documents or queries into vectors",
     "search": "find the documents of each query, exactly",
-    "evaluate": "measure a run against relevance judgements",
+    "predict": "answer the records of conversations files",
+    "evaluate": "measure a run, or answers, against what is right",
+    "estimate": "memory that training will take, before anything is loaded",
     "data": "render, pair, check and show data",
     "plugins": "list and check plugins",
 }
