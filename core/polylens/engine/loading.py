@@ -15,13 +15,12 @@ from transformers.utils.logging import disable_progress_bar
 
 from polylens import plugins
 from polylens.config.card import ModelCard
-from polylens.config.options import build_options
 from polylens.contracts import ChatTemplate, Collator, ImagePreprocessor, ImageSlicer, ModelFamily
 from polylens.data.images import ImageOpener
 from polylens.data.prepare import Preparer
-from polylens.engine.reading import refusing
+from polylens.engine.frontend import load_frontend
 from polylens.engine.sources import ModelSource, find_model
-from polylens.engine.weights import described, is_partitioned, load_model, put_adapter
+from polylens.engine.weights import is_partitioned, load_model, put_adapter
 from polylens.errors import InputError
 
 
@@ -94,35 +93,27 @@ def load_checkpoint(
     if not families:
         raise InputError(f"plugin {plugin!r} knows no model family")
     found = find_model(source, families, plugin, base)
-    family, config = found.family, found.config
-    given = {**(found.card.options if found.card else {}), **(options or {})}
-    chosen = build_options(family.options, given, f"model family {family.name!r}")
     if found.adapter is not None and found.card is not None and found.card.base_seed is not None:
         seed = found.card.base_seed
-    with refusing(f"{found.folder}: the tokenizer cannot be read", trusted=found.is_preset):
-        tokenizer = hooks.tokenizer(family=family, source=found.folder)
-    around = {"family": family, "config": config, "options": chosen}
+    front = load_frontend(hooks, found, options)
     model: Any = load_model(hooks, found, dtype, attn_implementation, seed)
-    beside = put_adapter(model, family, found.adapter) if found.adapter is not None else frozenset()
+    beside = put_adapter(model, found.family, found.adapter) if found.adapter is not None else frozenset()
     if vision_chunk_size is not None:
         _set_vision_chunk_size(model, vision_chunk_size, plugin)
     if hasattr(type(model), "options"):
-        model.options = chosen
-    with described(found):
-        slicer, preprocessor = hooks.image_slicer(**around), hooks.image_preprocessor(**around)
-        template = hooks.chat_template(tokenizer=tokenizer, **around)
+        model.options = front.options
     return Checkpoint(
         plugin=plugin,
-        family=family,
+        family=found.family,
         source=found,
         hooks=hooks,
-        options=chosen,
+        options=front.options,
         model=model if is_partitioned(model) else model.to(device),
-        tokenizer=tokenizer,
-        slicer=slicer,
-        preprocessor=preprocessor,
-        template=template,
-        card=_card(plugin, found, dataclasses.asdict(chosen)),
+        tokenizer=front.tokenizer,
+        slicer=front.slicer,
+        preprocessor=front.preprocessor,
+        template=front.template,
+        card=_card(plugin, found, dataclasses.asdict(front.options)),
         seed=seed if found.is_preset else None,
         beside=beside,
     )
