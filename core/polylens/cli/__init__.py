@@ -22,10 +22,13 @@ from polylens.errors import InputError, closest, is_disk_full
 
 COMMANDS = {
     "train": "train a retriever",
+    "merge": "make one model of an adapter and its base, of several models, of a ZeRO checkpoint",
     "encode": "turn documents or queries into vectors",
     "search": "find the documents of each query, exactly",
+    "chat": "talk to a model about pictures",
     "predict": "answer the records of conversations files",
     "evaluate": "measure a run, or answers, against what is right",
+    "inspect": "show what a model sees of training records, as a page",
     "estimate": "memory that training will take, before anything is loaded",
     "data": "render, pair, check and show data",
     "plugins": "list and check plugins",

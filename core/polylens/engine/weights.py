@@ -44,7 +44,7 @@ def load_model(hooks: Any, found: ModelSource, dtype: str, attn_implementation: 
     else:
         _check_size(outline, found.folder)
         model = _read_weights(kind, found, settings)
-    _write_first_layout(model, found.family)
+    write_first_layout(model, found.family)
     return model
 
 
@@ -80,7 +80,7 @@ def _whole_model(hooks: Any, found: ModelSource) -> PreTrainedModel:
         return hooks.build_model(family=found.family, config=found.config)
 
 
-def _write_first_layout(model: PreTrainedModel, family: ModelFamily) -> None:
+def write_first_layout(model: PreTrainedModel, family: ModelFamily) -> None:
     """Make ``save_pretrained`` write names of the first layout, whichever layout was read, and for presets too."""
     if any(layout.renames for layout in family.layouts):
         applied = getattr(model, "_weight_conversions", None) or []

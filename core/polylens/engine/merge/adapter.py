@@ -7,17 +7,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
-from transformers.conversion_mapping import get_model_conversion_mapping
-from transformers.core_model_loading import WeightRenaming, rename_source_key
 
 from polylens import plugins
 from polylens.config.card import ModelCard
-from polylens.contracts import ModelFamily
 from polylens.engine.adapters import Adapter, read_adapter
 from polylens.engine.failures import explained
 from polylens.engine.loading import load_checkpoint, plugin_of
@@ -31,6 +26,7 @@ from polylens.engine.merge.folder import (
     write_shards,
 )
 from polylens.engine.merge.low_rank import LowRankLayers
+from polylens.engine.merge.names import DiskNames
 from polylens.engine.saving import OBJECTIVE_FILE, PARTIAL, save_model_folder
 from polylens.engine.sources import ModelSource, find_model
 from polylens.engine.tensor_files import Entry, Read, TensorFile, weight_files
@@ -99,24 +95,6 @@ def _base(found: ModelSource, plugin: str, partial: Path) -> Iterator[Path]:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-class DiskNames:
-    """Names of the model for names on disk, as loading gives them."""
-
-    def __init__(self, outline: PreTrainedModel, family: ModelFamily) -> None:
-        mapping = {old: new for layout in family.layouts for old, new in layout.renames.items()}
-        transforms: list[Any] = get_model_conversion_mapping(outline, key_mapping=mapping or None)
-        self.renamings = [step for step in transforms if isinstance(step, WeightRenaming)]
-        self.converters = [step for step in transforms if not isinstance(step, WeightRenaming)]
-        self.prefix, self.known = outline.base_model_prefix, outline.state_dict()
-
-    def __call__(self, name: str) -> tuple[str, bool]:
-        """The name, and whether the weight stays what it is on its way into the model."""
-        found, converter = rename_source_key(name, self.renamings, self.converters, self.prefix, self.known)
-        if found not in self.known and name in self.known:
-            return name, True
-        return found, converter is None
 
 
 @dataclass(frozen=True, slots=True)
