@@ -13,8 +13,8 @@ from toy import write_toy
 
 from polylens.cli import main
 from polylens.engine.loading import load_checkpoint
-from polylens.errors import InputError
 from polylens.engine.merge import merge_zero, zero
+from polylens.errors import InputError
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +68,7 @@ def test_the_checkpoint_of_another_model_is_refused(checkpoint, tmp_path):
 
 
 def test_a_folder_without_a_checkpoint(checkpoint, tmp_path):
-    with pytest.raises(InputError, match="no DeepSpeed checkpoint, which has a file named latest$"):
+    with pytest.raises(InputError, match=r"no DeepSpeed checkpoint, which has a file named latest$"):
         merge_zero(tmp_path, tmp_path / "out")
     inside = next(checkpoint.glob("global_step*"))
     with pytest.raises(InputError, match=f"a file named latest: take {checkpoint}"):
