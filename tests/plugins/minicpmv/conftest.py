@@ -15,6 +15,7 @@ from PIL import Image
 
 from polylens import plugins
 from polylens.contracts import Batch, Example, ImageRef, Message
+from polylens_minicpmv.family import PRESETS
 
 BODY = "\n"
 
@@ -26,11 +27,12 @@ class Kit:
     config: dict[str, Any]
     options: Any = None
     dtype: torch.dtype = torch.float64
+    version: str = "2.0"
     hooks: Any = field(init=False)
 
     def __post_init__(self) -> None:
         self.hooks = plugins.load("minicpmv")
-        self.family = self.hooks.families()[0]
+        self.family = next(f for f in self.hooks.families() if f.name == f"minicpmv-{self.version}")
         self.options = self.options or self.family.options()
         about = {"family": self.family, "config": self.config}
         self.tokenizer = self.hooks.tokenizer(family=self.family, source=self.family.presets["tiny"])
@@ -70,8 +72,27 @@ class Kit:
 
 @pytest.fixture(scope="session")
 def tiny() -> Kit:
-    folder = plugins.load("minicpmv").families()[0].presets["tiny"]
-    return Kit(json.loads((folder / "config.json").read_text(encoding="utf-8")))
+    return _preset("tiny", "2.0")
+
+
+@pytest.fixture(scope="session")
+def tiny25() -> Kit:
+    return _preset("tiny-2.5", "2.5")
+
+
+@pytest.fixture(scope="session")
+def tiny26() -> Kit:
+    return _preset("tiny-2.6", "2.6")
+
+
+@pytest.fixture(scope="session", params=["2.5", "2.6"])
+def later(request: pytest.FixtureRequest) -> Kit:
+    """Versions 2.5 and 2.6, one after the other."""
+    return request.getfixturevalue(f"tiny{request.param.replace('.', '')}")
+
+
+def _preset(name: str, version: str) -> Kit:
+    return Kit(json.loads((PRESETS / name / "config.json").read_text(encoding="utf-8")), version=version)
 
 
 @pytest.fixture(scope="session")

@@ -54,6 +54,73 @@ def test_the_published_sizes():
     assert model.resampler.attn.heads == 18
 
 
+V25 = {
+    "model_type": "minicpmv",
+    "version": "2.5",
+    "vocab_size": 128256,
+    "hidden_size": 4096,
+    "intermediate_size": 14336,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "max_position_embeddings": 8192,
+    "query_num": 96,
+    "rms_norm_eps": 1e-5,
+    "rope_theta": 500000.0,
+    "bos_token_id": 128000,
+    "eos_token_id": 128001,
+    "drop_vision_last_layer": False,
+    "batch_vision_input": True,
+    "tie_word_embeddings": False,
+    "slice_config": {"max_slice_nums": 9, "patch_size": 14, "model_type": "minicpmv"},
+    "vision_config": {
+        "model_type": "idefics2",
+        "hidden_size": 1152,
+        "image_size": 980,
+        "intermediate_size": 4304,
+        "num_attention_heads": 16,
+        "num_hidden_layers": 27,
+        "patch_size": 14,
+    },
+}
+V26 = {
+    **V25,
+    "version": 2.6,
+    "vocab_size": 151666,
+    "hidden_size": 3584,
+    "intermediate_size": 18944,
+    "num_hidden_layers": 28,
+    "num_attention_heads": 28,
+    "num_key_value_heads": 4,
+    "max_position_embeddings": 32768,
+    "query_num": 64,
+    "rms_norm_eps": 1e-6,
+    "rope_theta": 1000000.0,
+    "bos_token_id": 151643,
+    "eos_token_id": 151645,
+    "use_sliding_window": False,
+    "sliding_window": 131072,
+    "max_window_layers": 28,
+    "use_image_id": True,
+}
+
+
+@pytest.mark.parametrize(
+    ("config", "parameters", "tensors"), [(V25, 8_537_092_336, 741), (V26, 8_099_175_152, 789)], ids=["2.5", "2.6"]
+)
+@pytest.mark.parametrize("given", ["whole", "version alone"])
+def test_the_published_sizes_of_later_versions(config, parameters, tensors, given):
+    hooks = plugins.load("minicpmv")
+    if given == "version alone":
+        config = {name: config[name] for name in ("model_type", "version")}
+    (family,) = (family for family in hooks.families() if family.recognises(config))
+    with torch.device("meta"):
+        model = hooks.build_model(family=family, config=config)
+    assert sum(weight.numel() for weight in model.state_dict().values()) == parameters
+    assert len(model.state_dict()) == tensors
+    assert model.config.to_dict() == {"architectures": ["MiniCPMV"], **config}
+
+
 @pytest.mark.parametrize("shard", ["5GB", "500KB"])
 def test_what_is_saved_is_what_is_loaded(tiny, tmp_path, batch, shard):
     model = tiny.model().float()

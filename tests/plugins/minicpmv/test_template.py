@@ -1,9 +1,9 @@
 import itertools
-import json
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from minicpmv_records import original_records
 
 from polylens.contracts import IGNORE_INDEX, ImageRef, Message
 from polylens.errors import InputError
@@ -166,26 +166,11 @@ def test_an_answer_holds_no_picture(template, small):
         template.encode([user("a"), Message("assistant", (REF,))], [small])
 
 
-def golden_conversations(original):
-    """Messages, size of the picture and what the original made of them."""
-    from PIL import Image
-
-    records = json.loads((original / "data.json").read_text(encoding="utf-8"))
-    expected = json.loads((original / "preprocess.json").read_text(encoding="utf-8"))
-    for record, encoded in zip(records, expected, strict=True):
-        first, *rest = record["conversations"]
-        before, tag, after = first["content"].partition("<image>")
-        parts = (before, REF, after) if tag else (REF, "\n" + first["content"])
-        messages = [user(*parts), *(Message(turn["role"], (turn["content"],)) for turn in rest)]
-        with Image.open(original / record["image"]) as image:
-            yield messages, image.size, encoded
-
-
 def test_original_targets_bit_for_bit(original):
     template = MiniCPMTemplate(load_tokenizer(original / "tokenizer", "2.0"), original_targets=True)
     slicer = MiniCPMVSlicer(56, 14, 4, 4)
-    for messages, size, expected in golden_conversations(original):
-        encoding = template.encode(messages, [slicer.slice(size)])
+    for messages, images, expected in original_records(original):
+        encoding = template.encode(messages, [slicer.slice(image.size) for image in images])
         assert encoding.input_ids == expected["input_ids"]
         assert [*encoding.labels[1:], IGNORE_INDEX] == expected["labels"]
         places = [place for start, end in expected["image_bound"] for place in range(start, end)]

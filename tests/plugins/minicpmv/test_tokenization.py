@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from transformers import PreTrainedTokenizerFast
 
 from polylens.errors import InputError
 from polylens_minicpmv.family import PRESETS
@@ -78,3 +79,43 @@ def test_both_files_of_the_original_give_the_same_ids(original, tmp_path, text):
     fast, from_sentencepiece = load_tokenizer(original / "tokenizer", "2.0"), load_tokenizer(tmp_path, "2.0")
     assert from_sentencepiece.encode(text) == fast.encode(text)
     assert from_sentencepiece.decode(fast.encode(text)) == fast.decode(fast.encode(text))
+
+
+def test_an_exclamation_mark_is_a_word_and_no_padding(later):
+    tokenizer = later.tokenizer
+    assert tokenizer.convert_ids_to_tokens(0) == "!"
+    assert tokenizer.pad_token == {"2.5": "<|end_of_text|>", "2.6": "<|endoftext|>"}[later.version]
+    ids = tokenizer.encode("Stop! Now!!\n!", add_special_tokens=False)
+    assert tokenizer.decode(ids, skip_special_tokens=True) == "Stop! Now!!\n!"
+    batch = later.batch([later.example("wow!!"), later.example("a longer text ! than the first")])
+    assert batch.input_ids[0][batch.attention_mask[0]].tolist().count(0) == 2
+    assert set(batch.input_ids[~batch.attention_mask].tolist()) == {tokenizer.pad_token_id}
+
+
+def test_2_5_never_merges_the_word_that_its_files_pad_with(tiny25, golden):
+    """The originals register it as a special token; so ids stay theirs."""
+    source = golden / "minicpmv" / "minicpmv25" / "tokenizer"
+    ours, theirs = load_tokenizer(source, "2.5"), PreTrainedTokenizerFast.from_pretrained(source)
+    for text in ("wow!! so!\nyes !", "!", "a!b"):
+        assert ours.encode(text) == theirs.encode(text)
+        assert ours.decode(ours.encode(text), skip_special_tokens=True) == text
+
+
+def test_2_6_reads_a_vocabulary_and_its_merges_too(golden, tmp_path):
+    source = golden / "minicpmv" / "minicpmv26" / "tokenizer"
+    for name in ("vocab.json", "merges.txt", "tokenizer_config.json"):
+        shutil.copyfile(source / name, tmp_path / name)
+    whole, parts = load_tokenizer(source, "2.6"), load_tokenizer(tmp_path, "2.6")
+    for text in ("<|im_start|>user\n<image><unk></image> Look!", "描述这张图片。", " two  spaces\n\n1234"):
+        assert parts.encode(text) == whole.encode(text)
+
+
+@pytest.mark.parametrize(("version", "needed"), [("2.5", "tokenizer.json"), ("2.6", "vocab.json with merges.txt")])
+def test_what_a_later_version_needs_is_named(tmp_path, version, needed):
+    with pytest.raises(InputError, match=needed):
+        load_tokenizer(tmp_path, version)
+
+
+def test_the_tokenizer_of_another_version_is_refused():
+    with pytest.raises(InputError, match=r"lacks <\|im_start\|> <\|im_end\|> <image_id> </image_id>; MiniCPM-V 2\.6"):
+        load_tokenizer(PRESETS / "tiny-2.5", "2.6")

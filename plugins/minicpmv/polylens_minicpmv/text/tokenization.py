@@ -48,6 +48,11 @@ CHATML = SpecialTokens(
 )
 
 OF_VERSION = {"2.0": MINICPM, "2.5": LLAMA3, "2.6": CHATML}
+FILES = {
+    "2.0": ("tokenizer.json", "tokenizer.model"),
+    "2.5": ("tokenizer.json",),
+    "2.6": ("tokenizer.json", "vocab.json with merges.txt"),
+}
 
 
 def load_tokenizer(folder: Path, version: str) -> PreTrainedTokenizerBase:
@@ -65,9 +70,8 @@ def load_tokenizer(folder: Path, version: str) -> PreTrainedTokenizerBase:
     elif version == "2.6" and (folder / "vocab.json").is_file():
         tokenizer = Qwen2Tokenizer.from_pretrained(folder)
     else:
-        other = {"2.0": " nor tokenizer.model is", "2.6": " nor vocab.json is"}.get(version, " is not")
-        first = "neither tokenizer.json" if "nor" in other else "tokenizer.json"
-        raise InputError(f"{folder} has no tokenizer: {first}{other} there")
+        files = " or ".join(FILES[version])
+        raise InputError(f"{folder} has no tokenizer: it needs {files}")
     _require(tokenizer, folder, version)
     return tokenizer
 
@@ -76,11 +80,12 @@ def _from_json(folder: Path, special: SpecialTokens) -> PreTrainedTokenizerBase:
     """Where the files name an ordinary word as padding, as 2.5 names "!", transformers takes it for a special token
     and leaves it out of what it decodes. Here it stays a word, though one that is never merged with its neighbours:
     so the originals tokenise it."""
-    tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
+    exact = {"clean_up_tokenization_spaces": False}  # what comes back is what was said
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(folder, **exact)
     word = tokenizer.pad_token
     if word is None or tokenizer.backend_tokenizer.model.token_to_id(word) is None or word == SLOT:
         return tokenizer
-    tokenizer = PreTrainedTokenizerFast.from_pretrained(folder, pad_token=special.padding)
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(folder, pad_token=special.padding, **exact)
     tokenizer.add_tokens([AddedToken(word, normalized=False, special=False)])
     return tokenizer
 
