@@ -6,6 +6,7 @@
 crops go through the tower at once, or in chunks, of which the first rank has several and the second one has none.
 """
 
+import json
 import sys
 from pathlib import Path
 
@@ -15,7 +16,11 @@ from deepspeed.utils import safe_get_full_grad
 from transformers.integrations import HfDeepSpeedConfig
 
 from polylens.contracts import Batch
-from polylens_minicpmv.models.minicpmv2 import MiniCPMV2, MiniCPMV2Config
+from polylens_minicpmv.models.base import MiniCPMVModel
+from polylens_minicpmv.models.minicpmv2 import MiniCPMV2
+from polylens_minicpmv.models.minicpmv25 import MiniCPMV25
+from polylens_minicpmv.models.minicpmv26 import MiniCPMV26
+from polylens_minicpmv.versions import detect_version
 
 SETTINGS = {
     "train_micro_batch_size_per_gpu": 1,
@@ -34,8 +39,13 @@ CASES: list[tuple[int | None, tuple[str, ...]]] = [(None, ()), (3, ()), (2, ("vp
 """Chunk size, and what is frozen."""
 
 
-def build(folder: Path, chunk: int | None, frozen: tuple[str, ...]) -> MiniCPMV2:
-    model = MiniCPMV2.from_pretrained(folder, config=MiniCPMV2Config.from_pretrained(folder))
+KINDS: dict[str | None, type[MiniCPMVModel]] = {"2.0": MiniCPMV2, "2.5": MiniCPMV25, "2.6": MiniCPMV26}
+
+
+def build(folder: Path, chunk: int | None, frozen: tuple[str, ...]) -> MiniCPMVModel:
+    config = json.loads((folder / "config.json").read_text())
+    kind = KINDS[detect_version(config)]
+    model = kind.from_pretrained(folder, config=kind.config_class(**config))
     for name, weight in model.named_parameters():
         weight.requires_grad_(weight.requires_grad and not name.startswith(frozen))
     model.vision_chunk_size = chunk
