@@ -35,7 +35,7 @@ def _add_training(parser: argparse.ArgumentParser) -> None:
         default="float32",
         help="of the weights without DeepSpeed, which casts them itself (default: float32)",
     )
-    parser.add_argument("--objective", default="contrastive", help="what is minimised (default: contrastive)")
+    parser.add_argument("--objective", default="contrastive", help="such as lm (default: contrastive)")
     parser.add_argument("--tune", nargs="+", metavar="COMPONENT", help="components whose weights are trained")
     parser.add_argument("--lora-r", type=int, default=32, help="rank of the adapters (default: 32)")
     parser.add_argument("--lora-dropout", type=float, default=0.1, help="default: 0.1")
@@ -156,7 +156,7 @@ def _notes(result: Estimate, args: argparse.Namespace) -> str:
             f"{plan.activations.plain / GIB:.1f} GiB."
             for plan in result.plans
         ),
-        "Not counted: the loss, the CUDA context, what the allocator leaves unused; leave 10 % and 1 GiB.",
+        "Not counted: the CUDA context, what the allocator leaves unused; leave 10 % and 1 GiB.",
     ]
     return "\n".join(parts)
 

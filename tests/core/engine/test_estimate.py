@@ -108,6 +108,13 @@ def test_checkpointing_keeps_less_and_more_tokens_keep_more():
     assert activations(images=2).plain > one.plain > activations(images=0).plain
 
 
+def test_logits_count_where_the_objective_looks_at_them(tiny):
+    hidden, logits = (estimate(replace(TINY, objective=name)).plans[0] for name in ("contrastive", "lm"))
+    head = tiny.model.llm.lm_head.weight
+    assert logits.parameters.trained == hidden.parameters.trained + head.numel()
+    assert logits.activations.plain == hidden.activations.plain + 12 * 512 * len(head)
+
+
 def test_every_setup_that_a_run_accepts():
     """As ``polylens.config.deepspeed`` says: offload of the optimizer from ZeRO-1 on, of weights on ZeRO-3 alone."""
     found = {(s.stage, s.offload) for s in setups(2, full=True)}

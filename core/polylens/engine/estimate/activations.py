@@ -15,8 +15,8 @@ vector, and with dropout an input of its own. With gradient checkpointing a bloc
 at a time is computed again. The connector is counted as if all its layers saw every patch, which is more than they do.
 
 A test compares blocks with what autograd keeps of them on the CPU. Not counted: what lies between the blocks
-(embeddings, positions, the last norm), the loss, what the allocator leaves unused, and the CUDA context (half a GiB or
-more).
+(embeddings, positions, the last norm), a coupled loss, what the allocator leaves unused, and the CUDA context (half a
+GiB or more).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from typing import Any
 from torch import nn
 from transformers import PreTrainedModel
 
-from polylens.contracts import ModelFamily, SlicedImage
+from polylens.contracts import ModelFamily, Objective, SlicedImage
 from polylens.engine.trainable import component_of
 
 ORDER = ("vision", "connector", "embed_tokens", "llm")
@@ -55,9 +55,13 @@ class Tokens:
 
 
 def estimate_activations(
-    model: PreTrainedModel, family: ModelFamily, tokens: Tokens, compute_bytes: int
+    model: PreTrainedModel, family: ModelFamily, tokens: Tokens, compute_bytes: int, logits: int = 0
 ) -> Activations:
-    """Estimate for a model whose trained weights have been chosen, on any device."""
+    """Estimate for a model whose trained weights have been chosen, on any device.
+
+    Args:
+        logits: bytes that the loss takes. It is done with them before a block is computed again.
+    """
     blocks, others, inputs = [], 0, 0
     for component, part in _parts_in_graph(model, family):
         kept = tokens.of(component) * _kept(part, compute_bytes)
@@ -66,7 +70,16 @@ def estimate_activations(
         else:
             blocks.append(kept)
             inputs += tokens.of(component) * compute_bytes * _width(part)
-    return Activations(sum(blocks) + others, inputs + max(blocks, default=0) + others)
+    return Activations(sum(blocks) + others + logits, inputs + others + max(*blocks, logits, 0))
+
+
+def logit_bytes(model: PreTrainedModel, objective: Objective, tokens: Tokens) -> int:
+    """Logits, their probabilities and gradients, in float32, of the positions that the objective looks at together."""
+    head = model.get_output_embeddings()
+    if "logits" not in objective.inputs_needed or head is None:
+        return 0
+    positions = getattr(getattr(objective, "options", None), "logit_positions", tokens.text)
+    return 3 * 4 * min(positions, tokens.text) * head.weight.shape[0]
 
 
 def patches(model: PreTrainedModel, family: ModelFamily, images: Sequence[SlicedImage]) -> int:

@@ -7,19 +7,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
-from transformers import PreTrainedModel
-
 from polylens import plugins
 from polylens.config.options import build_options
 from polylens.config.run import LoraSettings
 from polylens.contracts import Objective
-from polylens.engine.estimate.activations import Activations, Tokens, estimate_activations, patches
+from polylens.engine.estimate.activations import Activations, Tokens, estimate_activations, logit_bytes, patches
 from polylens.engine.estimate.parameters import Parameters, count_parameters
 from polylens.engine.estimate.states import Numeric, Setup, States, states
 from polylens.engine.sources import ModelSource, find_model
 from polylens.engine.trainable import choose_trained
-from polylens.engine.weights import described
+from polylens.engine.weights import described, outline_of
 from polylens.errors import InputError
 
 _MAX_GPUS = 4096
@@ -153,23 +150,18 @@ def setups(gpus: int, *, full: bool) -> Iterator[Setup]:
 
 
 def _plan(name: str, hooks: Any, found: ModelSource, request: Request, objective: Objective, tokens: Tokens) -> Plan:
-    model = _outline(hooks, found)
+    model = outline_of(hooks, found)
     lora = dataclasses.replace(request.lora, enable=name == "lora")
     choose_trained(model, found.family, objective, request.tune, lora)
     counted = count_parameters(model, found.family)
-    activations = estimate_activations(model, found.family, tokens, request.numeric.compute_bytes)
+    logits = logit_bytes(model, objective, tokens)
+    activations = estimate_activations(model, found.family, tokens, request.numeric.compute_bytes, logits)
     ways = [
         Way(setup, states(counted.weights, counted.trained, setup, request.numeric))
         for gpus in request.gpus
         for setup in setups(gpus, full=name == "full")
     ]
     return Plan(name, counted, activations, ways)
-
-
-def _outline(hooks: Any, found: ModelSource) -> PreTrainedModel:
-    """The model on the meta device: shapes without memory."""
-    with torch.device("meta"), described(found):
-        return hooks.build_model(family=found.family, config=found.config)
 
 
 def _tokens(hooks: Any, found: ModelSource, request: Request) -> tuple[Tokens, int]:
@@ -185,7 +177,7 @@ def _tokens(hooks: Any, found: ModelSource, request: Request) -> tuple[Tokens, i
             f"{work.images} pictures of {work.image_size[0]} x {work.image_size[1]} are {visual} tokens, and "
             f"sequence_length is {work.sequence_length}: raise it, or give smaller or fewer pictures"
         )
-    seen = patches(_outline(hooks, found), found.family, [sliced] * work.images)
+    seen = patches(outline_of(hooks, found), found.family, [sliced] * work.images)
     return Tokens(work.micro_batch * seen, work.micro_batch * work.sequence_length), sliced.visual_tokens
 
 
