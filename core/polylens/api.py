@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, overload
 
 import torch
 from PIL.Image import Image
@@ -14,10 +15,16 @@ from torch import Tensor
 from polylens.config.run import RunConfig
 from polylens.contracts import Batch, Example, ImageRef, Message, Outputs, Record, SlicedImage
 from polylens.data.documents import Document, DocumentSource
-from polylens.data.images import ImageOpener
+from polylens.data.images import ImageOpener, encoded_image
 from polylens.engine.loading import Checkpoint, load_checkpoint
+from polylens.engine.placement import Placement, place
 from polylens.engine.training import TrainingResult
-from polylens.errors import InputError
+from polylens.errors import InputError, closest
+from polylens.generation.chat import asked, message, stream_reply
+from polylens.generation.generator import Answer
+from polylens.generation.options import GenerationOptions
+from polylens.generation.predictor import Predictor
+from polylens.generation.prompts import question
 from polylens.retrieval.encode import Encoder
 
 __all__ = ["VLM", "RunConfig", "load", "train"]
@@ -32,6 +39,7 @@ def load(
     device: str | torch.device | None = None,
     attn_implementation: str = "sdpa",
     seed: int = 0,
+    placement: Placement | None = None,
 ) -> VLM:
     """Load a vision-language model through its plugin.
 
@@ -42,6 +50,7 @@ def load(
         dtype: of the weights; ``auto`` takes the checkpoint's own.
         device: by default the accelerator if there is one.
         seed: of a preset's random weights.
+        placement: spreads the model over several devices, for inference, in place of ``device``.
 
     Raises:
         InputError: the plugin, the model or an option cannot be used.
@@ -51,7 +60,7 @@ def load(
     >>> vlm.embed(texts=["a page about pumps"]).shape[0]
     1
     """
-    chosen = device or torch.accelerator.current_accelerator() or "cpu"
+    chosen = "cpu" if placement else device or torch.accelerator.current_accelerator() or "cpu"
     checkpoint = load_checkpoint(
         plugin,
         str(source),
@@ -62,7 +71,7 @@ def load(
         seed=seed,
     )
     checkpoint.model.eval()
-    return VLM(checkpoint, torch.device(chosen))
+    return VLM(checkpoint, place(checkpoint.model, placement) if placement else torch.device(chosen))
 
 
 def train(config: RunConfig) -> TrainingResult:
@@ -162,7 +171,8 @@ class VLM:
             instruction = self.checkpoint.card.query_instruction
             records = [_record(str(i), (instruction + text,)) for i, text in enumerate(texts)]
         elif images is not None:
-            records = [_record(str(i), (_reference(image), "\n")) for i, image in enumerate(images)]
+            pages = [ImageRef("bytes", encoded_image(image)) for image in images]
+            records = [_record(str(i), (page, "\n")) for i, page in enumerate(pages)]
         else:
             records = [_document(document) for document in documents or ()]
         kind: Literal["query", "document"] = "document" if texts is None else "query"
@@ -183,6 +193,75 @@ class VLM:
             loader or {},
         )
 
+    def predict(
+        self,
+        records: Sequence[Record],
+        *,
+        batch_size: int = 8,
+        max_length: int | None = None,
+        image_root: Path | None = None,
+        documents: DocumentSource | None = None,
+        **options: Any,
+    ) -> list[Answer]:
+        """Answers to the last user turn of each record; a last assistant turn is not shown to the model.
+
+        Args:
+            batch_size: records that are answered at a time; greedy answers do not depend on it.
+            max_length: tokens of a prompt; its text is shortened to fit, never a picture.
+            image_root: where relative picture paths start.
+            documents: where pictures of documents lie.
+            options: of ``polylens.generation.options.GenerationOptions``, such as ``max_new_tokens`` and
+                ``temperature``.
+
+        Raises:
+            InputError: a record or an option cannot be used.
+
+        >>> import polylens
+        >>> from polylens.contracts import Message, Record
+        >>> vlm = polylens.load("minicpmv", "tiny")
+        >>> answer, = vlm.predict([Record("r", (Message("user", ("What is a pump?",)),))], max_new_tokens=4)
+        >>> answer.tokens <= 4
+        True
+        """
+        images = ImageOpener(image_root, documents)
+        predictor = Predictor(self.checkpoint, _generation(options), images, self.device, batch_size, max_length)
+        return predictor.answers([question(record).record for record in records])
+
+    @overload
+    def chat(
+        self, messages: Sequence[Message | Mapping[str, Any]], *, stream: Literal[False] = False, **options: Any
+    ) -> str: ...
+
+    @overload
+    def chat(
+        self, messages: Sequence[Message | Mapping[str, Any]], *, stream: Literal[True], **options: Any
+    ) -> Iterator[str]: ...
+
+    def chat(
+        self, messages: Sequence[Message | Mapping[str, Any]], *, stream: bool = False, **options: Any
+    ) -> str | Iterator[str]:
+        """The answer to a conversation whose last turn is the user's.
+
+        Args:
+            messages: ``Message``, or ``{"role": ..., "content": ...}`` with a text, or a list of texts and pictures
+                (``PIL.Image.Image``, encoded ``bytes``, or a ``Path``).
+            stream: give the answer piece by piece, as it is made; leaving the iterator stops the model.
+            options: as for ``predict``.
+
+        Raises:
+            InputError: a message or an option cannot be used.
+
+        >>> import polylens, PIL.Image
+        >>> vlm = polylens.load("minicpmv", "tiny")
+        >>> asked = [{"role": "user", "content": [PIL.Image.new("RGB", (90, 60)), "What is this?"]}]
+        >>> pieces = list(vlm.chat(asked, stream=True, max_new_tokens=4))
+        >>> "".join(pieces).strip() == vlm.chat(asked, max_new_tokens=4)
+        True
+        """
+        turns = [message(value) for value in messages]
+        predictor = Predictor(self.checkpoint, _generation(options), ImageOpener(), self.device)
+        return stream_reply(predictor, turns) if stream else predictor.answers([asked(turns)])[0].text
+
     def save(self, folder: str | Path, layout: str = "original") -> Path:
         """Write a model folder (an adapter folder, if the model has one) with ``polylens.json``.
 
@@ -202,6 +281,14 @@ class VLM:
         return target
 
 
+def _generation(options: dict[str, Any]) -> GenerationOptions:
+    known = {field.name for field in fields(GenerationOptions)}
+    unknown = next((name for name in options if name not in known), None)
+    if unknown is not None:
+        raise InputError(f"no option {unknown!r}{closest(unknown, known)}; generation has: {', '.join(sorted(known))}")
+    return GenerationOptions(**options)
+
+
 def _record(id: str, parts: tuple[str | ImageRef, ...]) -> Record:
     return Record(id, (Message("user", parts),))
 
@@ -209,19 +296,3 @@ def _record(id: str, parts: tuple[str | ImageRef, ...]) -> Record:
 def _document(document: Document) -> Record:
     parts = (ImageRef("bytes", document.image), "\n" + document.text) if document.image else (document.text,)
     return _record(document.id, parts)
-
-
-def _reference(image: Image | bytes | str | Path) -> ImageRef:
-    """The picture as encoded bytes, without loss."""
-    if isinstance(image, bytes):
-        return ImageRef("bytes", image)
-    if isinstance(image, str | Path):
-        try:
-            return ImageRef("bytes", Path(image).read_bytes())
-        except OSError as error:
-            raise InputError(f"{image}: cannot be read: {error.strerror}") from error
-    import io
-
-    buffer = io.BytesIO()
-    image.convert("RGB").save(buffer, "PNG", compress_level=1)
-    return ImageRef("bytes", buffer.getvalue())

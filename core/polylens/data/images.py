@@ -16,7 +16,7 @@ from polylens.contracts import ImageRef
 from polylens.data.documents import DocumentSource
 from polylens.errors import InputError
 
-__all__ = ["FORMATS", "MAX_PIXELS", "ImageOpener", "decode_image", "image_size"]
+__all__ = ["FORMATS", "MAX_PIXELS", "ImageOpener", "decode_image", "encoded_image", "image_size"]
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
 """Formats that are read. Others (EPS, which runs Ghostscript; PSD; ...) are refused."""
@@ -113,6 +113,27 @@ def decode_image(source: bytes | Path, name: str, *, max_pixels: int = MAX_PIXEL
             return _to_rgb(image)
         except (*_BROKEN, Image.DecompressionBombError) as error:
             raise InputError(f"{name} is damaged or cut short: {error}") from error
+
+
+def encoded_image(image: Image.Image | bytes | str | Path) -> bytes:
+    """A picture as the bytes of a file, without loss.
+
+    Args:
+        image: a picture, the bytes of a file, or its path.
+
+    Raises:
+        InputError: the file cannot be read.
+    """
+    if isinstance(image, bytes):
+        return image
+    if isinstance(image, str | Path):
+        try:
+            return Path(image).read_bytes()
+        except (OSError, ValueError) as error:  # a NUL in the path
+            raise InputError(f"{image}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
+    buffer = io.BytesIO()
+    image.convert("RGB").save(buffer, "PNG", compress_level=1)
+    return buffer.getvalue()
 
 
 def _opened(source: bytes | Path, name: str, max_pixels: int) -> Image.Image:

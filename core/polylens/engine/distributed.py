@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any
+from typing import Any, Literal, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+from polylens.errors import InputError
+
+T = TypeVar("T")
 
 TIMEOUT = timedelta(hours=12)
 """How long ranks wait for the slowest one."""
@@ -42,6 +46,21 @@ def gather_objects(value: Any) -> list[Any]:
     gathered: list[Any] = [None] * world_size()
     dist.all_gather_object(gathered, value)
     return gathered
+
+
+def agreed(make: Callable[[], T], by: Literal["first", "all"] = "first") -> list[T]:
+    """What ``make`` gives on rank 0, or on all ranks, in rank order; an ``InputError`` is raised on every rank."""
+    found: T | InputError | None = None
+    if by == "all" or rank() == 0:
+        try:
+            found = make()
+        except InputError as error:
+            found = error
+    parts = gather_objects(found)
+    for part in parts:
+        if isinstance(part, InputError):
+            raise part
+    return parts if by == "all" else parts[:1]
 
 
 def sum_tensor(value: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from accelerate import dispatch_model
-from accelerate.utils import check_device_map, get_balanced_memory, infer_auto_device_map
+from accelerate.utils import get_balanced_memory, infer_auto_device_map
 from transformers import PreTrainedModel
 
 from polylens.errors import InputError, closest
@@ -108,11 +108,14 @@ def _checked(model: PreTrainedModel, device_map: dict[str, Any]) -> dict[str, An
     for device in device_map.values():
         if isinstance(device, int) and device >= torch.cuda.device_count():
             raise InputError(f"device_map: there is no GPU {device}; torch sees {torch.cuda.device_count()}")
-    try:
-        check_device_map(model, device_map)
-    except ValueError as error:
-        raise InputError(f"device_map: {error}") from error
+    left = [name for name, _ in model.named_parameters() if not any(_within(name, part) for part in device_map)]
+    if left:
+        raise InputError(f"device_map: {len(left)} weights have no device, such as {left[0]}: name their modules, too")
     return device_map
+
+
+def _within(name: str, module: str) -> bool:
+    return module == "" or name.startswith(f"{module}.")
 
 
 def _device(name: str | int) -> str | int:

@@ -60,7 +60,7 @@ def _locked(path: Path) -> TextIOWrapper:
             if error.errno not in (errno.EACCES, errno.EAGAIN) or time.monotonic() > end:
                 file.close()
                 raise InputError(
-                    f"{path.parent}: another run is writing into it; wait for its end, or choose another --output-dir"
+                    f"{path.parent}: another run is writing into it; wait for its end, or choose another place"
                 ) from error
         file.close()
         time.sleep(0.05)

@@ -68,7 +68,7 @@ def test_weights_on_disk_are_those_of_the_model(tiny, tmp_path):
     [
         (Placement("atuo"), r"device_map is 'atuo' \(did you mean 'auto'\?\); it may be auto, balanced"),
         (Placement({"vmp": "cpu"}), r"the model has no module 'vmp' \(did you mean 'vpm'\?\)"),
-        (Placement({"vpm": "cpu"}), "device_map: The device_map provided does not give any device"),
+        (Placement({"vpm": "cpu"}), "weights have no device, such as llm.model.embed_tokens.weight"),
         (Placement({"": 99}), "there is no GPU 99"),
         (Placement({"": "tpu"}), "'tpu' is no device of a device map"),
         (Placement({"": "disk"}), "name a folder for them with --offload-folder"),

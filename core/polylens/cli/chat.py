@@ -1,0 +1,42 @@
+"""``polylens chat``: a conversation with a model."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+from typing import Any, NoReturn
+
+from polylens.cli.predict import add_generation_arguments, add_model_arguments, generation_options, model_choice
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Talk to a model about pictures. /image PATH shows one with the next question, /help lists the commands; "
+        "Ctrl-C stops an answer, Ctrl-D ends. Lines from a pipe are questions, too."
+    )
+    add_model_arguments(parser)
+    parser.add_argument("--max-length", type=int, help="tokens of a prompt; text is shortened to fit, never a picture")
+    add_generation_arguments(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    from polylens.data.images import ImageOpener
+    from polylens.generation.chat import Conversation, stream_reply
+    from polylens.generation.predictor import Predictor
+    from polylens.generation.terminal import Terminal
+
+    signal.signal(signal.SIGTERM, _leave)  # Ctrl-C stops an answer; this ends everything
+    options = generation_options(args)
+    checkpoint, device = model_choice(args).load()
+    predictor = Predictor(checkpoint, options, ImageOpener(), device, max_length=args.max_length)
+    conversation = Conversation(lambda messages: stream_reply(predictor, messages))
+    interactive = sys.stdin.isatty()
+    if interactive:
+        import readline  # noqa: F401  lets a person edit lines, and call them back
+    Terminal(conversation, sys.stdin, sys.stdout, interactive=interactive).run()
+    return 0
+
+
+def _leave(number: int, frame: Any) -> NoReturn:
+    sys.exit(130)

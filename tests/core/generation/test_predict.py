@@ -1,0 +1,160 @@
+"""A file of answers: the same from any number of ranks, batches done before, and places of the weights."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from conversation_files import write_conversations
+from support import torchrun
+
+from polylens.cli import main
+from polylens.config import schemas
+from polylens.contracts import ImageRef, Message, Record
+from polylens.errors import InputError
+from polylens.generation.prompts import question
+
+MODEL = ("predict", "--model-plugin", "minicpmv", "--model", "tiny", "--device", "cpu", "--num-workers", "0")
+
+
+def predict(folder, output="answers.jsonl", *more, batch_size=4, tokens=6, model=MODEL):
+    argv = [*model, "--input", str(folder / "records.jsonl"), "--output", str(folder / output)]
+    return main([*argv, "--batch-size", str(batch_size), "--max-new-tokens", str(tokens), *more])
+
+
+@pytest.fixture(scope="module")
+def answered(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("answered")
+    write_conversations(folder)
+    assert predict(folder) == 0
+    return folder
+
+
+def test_answers_are_in_the_order_of_the_records_and_keep_the_schema(answered):
+    lines = [json.loads(line) for line in (answered / "answers.jsonl").read_text().splitlines()]
+    assert [line["id"] for line in lines] == [f"r{number}" for number in range(9)]
+    assert [line["references"] for line in lines] == [[f"answer {number}"] for number in range(8)] + [[]]
+    assert lines[1]["question"] == "what is the colour what is the colour"
+    assert all(line["tokens"] == 6 or line["finished"] for line in lines)
+    assert not [error for line in lines for error in schemas.errors("answers", line)]
+    card = json.loads((answered / "answers.jsonl.run.json").read_text())
+    assert schemas.errors("prediction", card) == []
+    assert {path.name for path in answered.glob("answers*")} == {"answers.jsonl", "answers.jsonl.run.json"}
+
+
+def test_the_reference_is_not_shown_to_the_model(answered, tmp_path):
+    text = (answered / "records.jsonl").read_text().replace("answer ", "quite something else ")
+    (tmp_path / "records.jsonl").write_text(text)
+    for number in range(2):
+        (tmp_path / f"{number}.png").write_bytes((answered / f"{number}.png").read_bytes())
+    assert predict(tmp_path, batch_size=1) == 0
+    before, after = (_said(folder) for folder in (answered, tmp_path))
+    assert before == after, "greedy answers depend on the reference, or on the batch"
+
+
+def _said(folder, name="answers.jsonl"):
+    return [json.loads(line)["answer"] for line in (folder / name).read_text().splitlines()]
+
+
+def test_a_killed_run_goes_on_with_two_ranks_to_the_same_bytes(tmp_path):
+    write_conversations(tmp_path, count=24)
+    command = [
+        *MODEL,
+        "--input",
+        tmp_path / "records.jsonl",
+        "--batch-size",
+        "2",
+        "--max-new-tokens",
+        "30",
+        "--output",
+    ]
+    killed = subprocess.Popen([sys.executable, "-m", "polylens", *map(str, command), tmp_path / "killed.jsonl"])
+    part = tmp_path / "killed.jsonl.parts" / "0-0.jsonl"
+    while not (part.is_file() and part.read_bytes().count(b"\n") >= 3):
+        assert killed.poll() is None, "the run ended before it could be killed"
+        time.sleep(0.01)
+    os.kill(killed.pid, signal.SIGKILL)
+    killed.wait()
+    done = part.read_bytes()
+    part.write_bytes(done + done.splitlines()[0][:30])  # cut short, as a kill may leave it
+    assert not (tmp_path / "killed.jsonl").exists()
+    torchrun("-m", "polylens", *command, tmp_path / "killed.jsonl", nproc=2)
+    assert main([*map(str, command), str(tmp_path / "whole.jsonl")]) == 0
+    assert (tmp_path / "killed.jsonl").read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
+    assert not part.parent.exists()
+
+
+def test_what_is_done_is_not_done_again(answered, capsys):
+    before = (answered / "answers.jsonl").stat().st_mtime_ns
+    assert predict(answered) == 0
+    assert (answered / "answers.jsonl").stat().st_mtime_ns == before
+    assert "9 answers are in" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("more", "tokens", "message"),
+    [
+        ([], 7, "was begun with max_new_tokens 6, and now it is 7"),
+        (["--seed", "3"], 6, "was begun with other weights"),
+        (["--option", "max_slice_nums=1"], 6, "was begun with max_slice_nums None, and now it is 1"),
+    ],
+)
+def test_another_run_does_not_go_on(answered, capsys, more, tokens, message):
+    assert predict(answered, "answers.jsonl", *more, tokens=tokens) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_file_that_was_not_predicted_is_left_alone(answered, capsys):
+    (answered / "mine.jsonl").write_text("mine")
+    assert predict(answered, "mine.jsonl") == 2
+    assert "mine.jsonl exists, and no mine.jsonl.run.json says how it was made" in capsys.readouterr().err
+    assert (answered / "mine.jsonl").read_text() == "mine"
+
+
+def test_a_model_on_the_disk_gives_the_same_answers(answered):
+    without_device = tuple(part for part in MODEL if part not in ("--device", "cpu"))
+    spread = ["--device-map", "{llm: disk, vpm: cpu, resampler: cpu}", "--offload-folder", str(answered / "weights")]
+    assert predict(answered, "spread.jsonl", *spread, model=without_device) == 0
+    assert _said(answered, "spread.jsonl") == _said(answered)
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--max-memory", "{cpu: 1GiB}"], "--max-memory belongs to --device-map"),
+        (["--device-map", "auto"], "leave the device out"),
+        (["--device-map", "{vpm: "], "--device-map '{vpm: ' is not a mapping"),
+        (["--batch-size", "0"], "batch_size is 0"),
+        (["--max-length", "3"], "record 'r0': the pictures and tags alone are"),
+    ],
+)
+def test_bad_input_is_named(answered, capsys, more, message):
+    assert predict(answered, "bad.jsonl", *more) == 2
+    assert message in capsys.readouterr().err
+    assert not list(answered.glob("bad*")), "it left something behind"
+
+
+def test_a_missing_picture_is_found_before_anything_is_generated(tmp_path, capsys):
+    write_conversations(tmp_path)
+    (tmp_path / "1.png").unlink()
+    assert predict(tmp_path) == 2
+    error = capsys.readouterr().err
+    assert "records.jsonl:4" in error
+    assert "'1.png' does not exist" in error
+
+
+def test_questions_and_references():
+    user, system = Message("user", (ImageRef("path", "a.png"), "\nwhat?")), Message("system", ("be brief",))
+    said = Message("assistant", (" red ",))
+    found = question(Record("r", (system, user, said, user, said)))
+    assert found.record.messages == (system, user, said, user)
+    assert (found.references, found.text) == (("red",), "what?")
+    assert question(Record("r", (user,))).references == ()
+    for messages in ((), (system,), (said,)):
+        with pytest.raises(InputError, match="record 'r': there is no user turn to answer"):
+            question(Record("r", messages, "f:1"))
