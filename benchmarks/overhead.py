@@ -30,8 +30,9 @@ from memory import write_pages
 import polylens
 from polylens.config.run import DataConfig, GradientCacheConfig
 from polylens.engine import distributed, gradient_cache, stream, trainer
+from polylens.engine.pair_steps import PairRecords
 from polylens.engine.random_state import RandomState
-from polylens.engine.steps import PairRecords, StepPlanner
+from polylens.engine.steps import StepPlanner
 from polylens.objectives.contrastive import Contrastive
 
 LIMIT = 0.03

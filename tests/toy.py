@@ -41,3 +41,18 @@ def write_toy(folder: Path, pages: int = 8) -> tuple[Path, Path]:
     pairs = folder / "pairs.jsonl"
     pairs.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return pairs, folder / "store"
+
+
+def write_conversations(folder: Path, count: int = 8) -> Path:
+    """Conversations about pages, every third one in two turns; one has two pictures, and the last two have none."""
+    records = []
+    for i in range(count):
+        shown = [] if i >= count - 2 else [f"page{i}.png"] + ([f"page{i - 1}.png"] if i == 1 else [])
+        turns = ["<image>" * len(shown) + "\nwhat colour is the bar?", f"the bar of chapter {i} is {COLOURS[i % 8]}"]
+        turns += ["is it long?", "yes"] if i % 3 == 0 else []
+        said = [{"role": ("user", "assistant")[n % 2], "content": text} for n, text in enumerate(turns)]
+        records.append({"id": f"c{i}", "image": shown or None, "conversations": said})
+        (folder / f"page{i}.png").write_bytes(page(i))
+    path = folder / "talk.json"
+    path.write_text(json.dumps(records, indent=1), encoding="utf-8")
+    return path

@@ -83,7 +83,7 @@ def train(config: RunConfig) -> TrainingResult:
     from polylens.engine import training
     from polylens.retrieval.validation import retrieval_evaluator
 
-    return training.train(config, retrieval_evaluator)
+    return training.train(config, {"pairs": retrieval_evaluator})
 
 
 class VLM:

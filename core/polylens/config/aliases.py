@@ -272,7 +272,7 @@ ALIASES: tuple[Alias, ...] = (
     _to("embedding, finetune", "eval_path eval_data_path", "data.validation"),
     _to("embedding", "q_max_len", "data.query_max_length"),
     _to("embedding", "p_max_len", "data.document_max_length"),
-    _to("finetune", "model_max_length", "data.query_max_length", "data.document_max_length"),
+    _to("finetune", "model_max_length", "data.max_length", "data.query_max_length", "data.document_max_length"),
     _by(
         "embedding",
         "train_n_passages",

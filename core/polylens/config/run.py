@@ -14,10 +14,12 @@ class DataConfig:
     """What is trained on.
 
     Args:
-        train: JSONL file of pairs, or several; order of batches as ``batches`` says.
+        train: JSONL file of pairs, or several; for the objective ``lm`` of conversations, as JSONL or as a JSON array.
+            The order of batches is as ``batches`` says.
         documents: document stores (folders that ``polylens data render`` or ``data convert`` wrote, or HDF5 files of
             the original layout).
-        validation: JSONL file of pairs; retrieval over the documents that it names is measured during training.
+        validation: JSONL file of pairs; retrieval over the documents that it names is measured during training. Or of
+            conversations, on which the loss is measured.
         image_root: folder that relative picture paths start from; by default the folder of the JSONL file.
         on_bad_record: stop at the first bad record, or write it with its reason to ``quarantine.jsonl`` and go on.
         batches: ``shuffle`` draws records anew each epoch; ``file`` keeps the order of the file, for files whose
@@ -26,6 +28,8 @@ class DataConfig:
         query_instruction: text put before every query that has no instruction of its own.
         query_max_length: tokens of a query; text is shortened to fit.
         document_max_length: tokens of a document, its picture included; a picture is never cut.
+        max_length: tokens of a conversation, its pictures included: text is shortened to fit, a picture never cut. A
+            conversation that does not fit, or of whose answers nothing is left, is a bad record.
     """
 
     train: list[str] = field(default_factory=list)
@@ -38,6 +42,7 @@ class DataConfig:
     query_instruction: str = ""
     query_max_length: int = 512
     document_max_length: int = 2048
+    max_length: int = 2048
 
 
 @dataclass
@@ -45,7 +50,7 @@ class ObjectiveConfig:
     """What is minimised.
 
     Args:
-        name: ``contrastive``, or an objective of any installed plugin.
+        name: ``contrastive`` (on pairs), ``lm`` (on conversations), or an objective of any installed plugin.
         options: of that objective, such as ``temperature``.
     """
 
@@ -59,7 +64,8 @@ class GradientCacheConfig:
 
     Args:
         enable: off, all rows of a role are one micro-batch, and memory must hold all of them.
-        micro_batch_size: rows (queries or documents) of one forward pass.
+        micro_batch_size: rows (queries, documents or conversations) of one forward pass; by default 8 queries or
+            documents, or the conversations of ``per_device_train_batch_size``.
         micro_batch_tokens: padded tokens of one forward pass (rows x longest row), instead of a number of rows.
         vision_chunk_size: crops (slices of pictures) of one call of the vision tower; by default all of a micro-batch.
             Memory of the tower then does not grow with the micro-batch. A tower that is trained is computed once more

@@ -35,7 +35,7 @@ class Preparer:
         Raises:
             InputError: naming the record.
         """
-        where = record.where or record.id
+        where = _name(record)
         sliced = tuple(self.slicer.slice(self.images.size(ref, where)) for ref in record.images)
         try:
             encoding = self.template.encode(
@@ -46,14 +46,13 @@ class Preparer:
                 max_length=max_length,
             )
         except InputError as error:
-            named = repr(record.id) in where  # as that of a document of a store
-            raise InputError(f"{where}: {error}" if named else f"{where}: record {record.id!r}: {error}") from error
+            raise InputError(f"{where}: {error}") from error
         return encoding, sliced
 
     def example(self, record: Record, max_length: int | None = None, rows: dict[str, Any] | None = None) -> Example:
         """The record with its pixels."""
         encoding, sliced = self.outline(record, max_length)
-        where = record.where or record.id
+        where = _name(record)
         pixels = [
             crop
             for ref, cut in zip(record.images, sliced, strict=True)
@@ -69,3 +68,10 @@ class Preparer:
             images=sliced,
             rows=rows or {},
         )
+
+
+def _name(record: Record) -> str:
+    """What messages call it: place and id, unless the place has the id in it, as that of a document has."""
+    if repr(record.id) in record.where:
+        return record.where
+    return f"{record.where}: record {record.id!r}" if record.where else f"record {record.id!r}"

@@ -7,7 +7,7 @@ import os
 import socket
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from transformers import TrainingArguments
@@ -70,15 +70,18 @@ _REFUSED = {
 """Fields of ``TrainingArguments`` that would be wrong here, or do nothing."""
 
 
-def training_arguments(config: RunConfig) -> tuple[TrainingArguments, int]:
+def training_arguments(
+    config: RunConfig, records: Literal["pairs", "conversations"] = "pairs"
+) -> tuple[TrainingArguments, int]:
     """Arguments for ``PolylensTrainer``, and the global batches of a step, which the trainer itself must not count.
 
-    With validation data, the best checkpoint is kept by nDCG@10 unless the run says otherwise.
+    With validation data, the best checkpoint is kept by nDCG@10, or by the loss on conversations, unless the run says
+    otherwise.
 
     Raises:
         InputError: a value that transformers refuses, or a way of training in which the engine is not right.
     """
-    given = {**_DEFAULTS, **(_validation_defaults(config.training) if config.data.validation else {})}
+    given = {**_DEFAULTS, **(_validation_defaults(config.training, records) if config.data.validation else {})}
     given |= config.training
     accumulation = int(given.pop("gradient_accumulation_steps", 1))
     given.pop("resume_from_checkpoint", None)
@@ -163,14 +166,15 @@ def _check_agreement(args: TrainingArguments) -> None:
         raise InputError(f'deepspeed: it disagrees with the run, write "auto" there instead: {said}')
 
 
-def _validation_defaults(given: dict[str, Any]) -> dict[str, Any]:
+def _validation_defaults(given: dict[str, Any], records: str) -> dict[str, Any]:
     strategy = given.get("eval_strategy", "epoch")
+    metric = given.get("metric_for_best_model", "nDCG@10" if records == "pairs" else "loss")
     steps = {"eval_steps": given["save_steps"]} if strategy == "steps" and "save_steps" in given else {}
     return {
         "eval_strategy": strategy,
         "save_strategy": strategy if strategy != "no" else "steps",
-        "metric_for_best_model": "nDCG@10",
-        "greater_is_better": True,
+        "metric_for_best_model": metric,
+        "greater_is_better": not metric.endswith("loss"),
         **steps,
     }
 

@@ -1,4 +1,4 @@
-"""Streams micro-batches from data-loader workers, for both passes of every step.
+"""Streams micro-batches from data-loader workers, for every pass of every step.
 
 A step never holds the pixels of its whole batch: workers prepare micro-batches ahead of the model, the first pass
 keeps pixels up to a budget, and what does not fit is prepared again for the second pass.
@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
 from polylens.contracts import IGNORE_INDEX, Batch, Collator, Example
 from polylens.engine.failures import leave_quietly
-from polylens.engine.steps import BatchPlan, Cost, PairRecords, Row, StepPlanner
+from polylens.engine.steps import BatchPlan, Cost, Row, RowRecords, StepPlanner
 from polylens.errors import InputError
 from polylens.files import uninterrupted
 
@@ -27,20 +27,15 @@ from polylens.files import uninterrupted
 class MicroBatches(Dataset[Any]):
     """Rows into a batch; an empty request gives a batch of one filler row, which stands for nothing."""
 
-    def __init__(self, records: PairRecords, collator: Collator) -> None:
+    def __init__(self, records: RowRecords, collator: Collator) -> None:
         self.records, self._collator = records, collator
 
     def __getitem__(self, rows: Sequence[Row]) -> Packed | InputError:
         try:
-            examples = [self._example(row) for row in rows] or [filler({"role": -1, "position": -1})]
+            examples = [self.records.example(row) for row in rows] or [filler(self.records.filler_rows())]
         except InputError as error:
             return error
         return handed_over(pack(self._collator(examples)))
-
-    def _example(self, row: Row) -> Example:
-        record, length = self.records.record(row), self.records.max_lengths[row.role]
-        rows = {"role": row.role, "position": row.position}
-        return self.records.preparer.example(record, length, rows)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,13 +97,13 @@ class MicroBatchStream:
         self._batches: Iterator[Packed | InputError] | None = None
         self._next: tuple[int, int] | None = None
 
-    def step(self, epoch: int, step: int) -> list[tuple[BatchPlan, TwoPasses]]:
-        """The global batches of a step, each with its micro-batches for two passes, to be used in order."""
+    def step(self, epoch: int, step: int) -> list[tuple[BatchPlan, Passes]]:
+        """The global batches of a step, each with its micro-batches, to be used in order."""
         if self._next != (epoch, step):
             self._restart(epoch, step)
         self._next = (epoch, step + 1) if step + 1 < len(self._planner) else (epoch + 1, 0)
         assert self._batches is not None
-        return [(part, TwoPasses(part, self._batches, self._device)) for part in self._plans.take(epoch, step)]
+        return [(part, Passes(part, self._batches, self._device)) for part in self._plans.take(epoch, step)]
 
     def _restart(self, epoch: int, step: int) -> None:
         self._plans = _Plans(self._planner)
@@ -185,10 +180,11 @@ class _Requests(Sampler[Any]):
 
 def _of_both_passes(plan: BatchPlan) -> Iterator[tuple[Row, ...]]:
     yield from plan.micro_batches
-    yield from plan.micro_batches[plan.keep :]
+    if plan.passes > 1:
+        yield from plan.micro_batches[plan.keep :]
 
 
-class TwoPasses:
+class Passes:
     """The micro-batches of one global batch; iterate once for each pass."""
 
     def __init__(self, plan: BatchPlan, batches: Iterator[Packed | InputError], device: torch.device) -> None:
@@ -202,7 +198,7 @@ class TwoPasses:
         for i in range(len(self._plan.micro_batches)):
             if first or i >= self._plan.keep:
                 packed = next(self._batches)
-                if first and i < self._plan.keep:
+                if first and self._plan.passes > 1 and i < self._plan.keep:
                     kept.append(packed)
             else:
                 packed, kept[i] = kept[i], None  # type: ignore[call-overload]  # freed as the second pass goes on

@@ -20,7 +20,7 @@ from transformers.trainer_utils import sort_checkpoints
 
 from polylens.config.card import ModelCard
 from polylens.config.run import GradientCacheConfig
-from polylens.contracts import Batch, Objective, Outputs
+from polylens.contracts import Batch, Objective
 from polylens.engine import distributed
 from polylens.engine.accumulation import Accumulation, Part, accumulation_for
 from polylens.engine.frozen import FrozenOutputs
@@ -44,9 +44,9 @@ from polylens.engine.verification import GradientCheck
 from polylens.engine.weights import reload_weights
 from polylens.errors import InputError
 
-Forward = Callable[[Batch], Outputs]
 GIB = 2**30
-Evaluator = Callable[[Forward], dict[str, float]]
+Evaluator = Callable[[TrainingModule], dict[str, float]]
+"""Measures the model inside its wrapper, without gradients; called on every rank."""
 
 
 class StepNumbers(Dataset[tuple[int, int]]):
@@ -71,7 +71,7 @@ class PolylensTrainer(Trainer):
     Args:
         checkpoint: model and what belongs to it.
         card: written as ``polylens.json`` into every checkpoint.
-        evaluator: measures the model, given its forward pass; called on every rank.
+        evaluator: measures the model.
         cache: what the gradient cache may keep, and how gradients are reduced.
         verify_gradient: check the gradient before the first step; see ``GradientCheck``.
     """
@@ -97,7 +97,7 @@ class PolylensTrainer(Trainer):
         super().__init__(module, args, train_dataset=self.steps, eval_dataset=measured)
         self.frozen = self._frozen_outputs()
         self.stream = MicroBatchStream(planner, checkpoint.collator(), _loader_options(args), args.device)
-        self._window = _Window()
+        self._window = _Window(objective.records)
         for callback in (PrinterCallback, ProgressCallback):
             self.remove_callback(callback)
         self.add_callback(ConsoleLine)
@@ -149,7 +149,7 @@ class PolylensTrainer(Trainer):
                 part = Part(accumulation, share=1 / len(parts), last=i == len(parts) - 1)
                 options: dict[str, Any] = {"graph_bytes": int(self.cache.keep_graphs_gb * GIB), "frozen": self.frozen}
                 cache = GradientCache.of_module(model, self.objective, part, **options)
-                results.append((plan, cache.step(micro_batches, plan.targets)))
+                results.append((plan, cache.step(micro_batches, plan.targets, plan.normalisers)))
                 self._check(results[-1][1])
         return results
 
@@ -169,7 +169,7 @@ class PolylensTrainer(Trainer):
         )
         report = check.run(model, *inputs)
         self.frozen = self._frozen_outputs()  # which in its first step finds what to keep
-        self._window = _Window()  # the check is no part of the first step's time
+        self._window = _Window(self.objective.records)  # the check is no part of the first step's time
         if self.is_world_process_zero():
             tqdm.write(str(report))
 
@@ -204,7 +204,7 @@ class PolylensTrainer(Trainer):
         model: Any = self.model_wrapped
         model.eval()
         with torch.no_grad(), self.accelerator.autocast():
-            found = self.evaluator(lambda batch: _inner(model)(batch))
+            found = self.evaluator(_inner(model))
         model.train()
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in found.items()}
         self.log(dict(metrics))
@@ -297,20 +297,21 @@ class PolylensTrainer(Trainer):
 class _Window:
     """Figures since the last log."""
 
-    def __init__(self) -> None:
+    def __init__(self, records: str) -> None:
+        self._name = f"{records}_per_second"
         self._reset()
 
     def _reset(self) -> None:
         self._start = time.monotonic()
         self._metrics: dict[str, float] = {}
         self._steps = 0.0
-        self._queries = self._tokens = self._padded = 0
+        self._records = self._tokens = self._padded = 0
 
     def add(self, plan: BatchPlan, result: StepResult, parts: int) -> None:
         for name, value in result.metrics.items():
             self._metrics[name] = self._metrics.get(name, 0.0) + value / parts
         self._steps += 1 / parts
-        self._queries += plan.queries
+        self._records += plan.size
         self._tokens += plan.tokens
         self._padded += plan.padded_tokens
 
@@ -318,7 +319,7 @@ class _Window:
         """Mean metrics, and what was done a second over all ranks; memory is this process's peak, in GiB."""
         seconds = max(time.monotonic() - self._start, 1e-9)
         found = {name: value / max(self._steps, 1) for name, value in self._metrics.items()}
-        found["pairs_per_second"] = self._queries / seconds
+        found[self._name] = self._records / seconds
         found["tokens_per_second"] = self._tokens / seconds
         found["memory_gib"] = peak_memory() / GIB
         self._reset()
@@ -332,10 +333,9 @@ def peak_memory() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def _inner(model: nn.Module) -> nn.Module:
-    """The model inside its wrapper: evaluation needs no gradient reduction, and ZeRO-3's hooks lie on the modules."""
-    training_module = model.module if hasattr(model, "module") else model
-    return training_module.model  # type: ignore[return-value]
+def _inner(model: Any) -> TrainingModule:
+    """What lies in the wrapper: evaluation needs no gradient reduction, and ZeRO-3's hooks lie on the modules."""
+    return model.module if hasattr(model, "module") else model
 
 
 def _only(items: list[Any]) -> Any:

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import os
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import torch
 from transformers import TrainingArguments, set_seed
 from transformers.utils.logging import disable_progress_bar
 
@@ -19,40 +16,26 @@ from polylens.config.card import ModelCard
 from polylens.config.parser import run_text
 from polylens.config.run import RunConfig
 from polylens.contracts import Objective
-from polylens.data.documents import DocumentSource
-from polylens.data.images import ImageOpener
-from polylens.data.pairs import Pair, Pairs, read_pairs
-from polylens.data.prepare import Preparer
-from polylens.data.store import open_documents
 from polylens.engine import distributed
 from polylens.engine.arguments import checkpoint_to_resume, training_arguments
+from polylens.engine.conversation_training import ConversationTask
 from polylens.engine.failures import explained
 from polylens.engine.loading import Checkpoint, load_checkpoint
-from polylens.engine.planner import Budget
+from polylens.engine.pair_training import PairTask
 from polylens.engine.resuming import check_checkpoint, only_values
 from polylens.engine.run_folder import exclusive
 from polylens.engine.saving import LAST_MODEL, copy_model_folder, remove
-from polylens.engine.steps import PairBatches, PairRecords, StepPlanner, check_enough_documents
+from polylens.engine.tasks import MakeEvaluator, Task
 from polylens.engine.trainable import choose_trained
-from polylens.engine.trainer import Evaluator, PolylensTrainer
+from polylens.engine.trainer import PolylensTrainer
 from polylens.errors import InputError, closest
 from polylens.files import write_text
 
 log = logging.getLogger(__name__)
 
 
-@dataclass(slots=True)
-class Validation:
-    """What an evaluator measures on."""
-
-    pairs: Sequence[Pair]
-    documents: DocumentSource
-    checkpoint: Checkpoint
-    preparer: Preparer
-    card: ModelCard
-    batch_size: int
-    device: torch.device
-    loader: dict[str, Any]
+TASKS: dict[str, type[Task]] = {"pairs": PairTask, "conversations": ConversationTask}
+"""By the kind of records that an objective trains on."""
 
 
 @dataclass(slots=True)
@@ -78,30 +61,31 @@ class TrainingResult:
         return f"{self.steps} steps, mean loss {self.loss:.4f}{best}: the model is in {self.folder}"
 
 
-def train(config: RunConfig, evaluator: Callable[[Validation], Evaluator]) -> TrainingResult:
+def train(config: RunConfig, evaluators: Mapping[str, MakeEvaluator]) -> TrainingResult:
     """Train, and write the model, or the best checkpoint if there is validation data, into ``output_dir``.
 
     Args:
-        evaluator: makes what measures the model on validation data.
+        evaluators: by the kind of records, what measures the model on validation data: ``pairs`` is needed for them;
+            ``conversations`` adds its figures to the loss, if it is there.
 
     Raises:
         InputError: anything in the configuration, the data or the model that cannot be used.
     """
     with exclusive(Path(config.output_dir)), explained("then go on with --resume-from-checkpoint true"):
-        return _train(config, evaluator)
+        return _train(config, evaluators)
 
 
-def _train(config: RunConfig, evaluator: Callable[[Validation], Evaluator]) -> TrainingResult:
+def _train(config: RunConfig, evaluators: Mapping[str, MakeEvaluator]) -> TrainingResult:
     disable_progress_bar()  # of transformers, for every checkpoint; the run has its own
     objective = build_objective(config)
     resume = checkpoint_to_resume(config)
     if resume is not None:
         check_checkpoint(Path(resume))
-    args, accumulation = training_arguments(config)
-    _check_kept_graphs(config, args)
+    args, accumulation = training_arguments(config, objective.records)
+    _check_kept_graphs(config, args, objective)
     resume = distributed.gather_objects(resume)[0]  # rank 0 has the folder to itself
     set_seed(args.seed)
-    data = _read_data(config)
+    task = TASKS[objective.records](config, objective)
     checkpoint = load_checkpoint(
         config.model_plugin,
         config.model,
@@ -113,13 +97,9 @@ def _train(config: RunConfig, evaluator: Callable[[Validation], Evaluator]) -> T
         vision_chunk_size=config.gradient_cache.vision_chunk_size,
     )
     choose_trained(checkpoint.model, checkpoint.family, objective, config.tune, config.lora)
-    card = _card(config, checkpoint, objective)
-    preparer = checkpoint.preparer(
-        ImageOpener(_image_root(config, config.data.train[0]), data.documents), style="plain"
-    )
-    planner = _planner(config, args, accumulation, data, preparer, objective)
-    validation = _validation(config, args, checkpoint, card, data.documents) if config.data.validation else None
-    measure = evaluator(validation) if validation else None
+    card = _card(config, checkpoint, task)
+    planner = task.planner(checkpoint, args, accumulation)
+    measure = task.evaluator(checkpoint, args, card, evaluators.get(objective.records))
     trainer = PolylensTrainer(
         checkpoint,
         objective,
@@ -151,12 +131,14 @@ def build_objective(config: RunConfig) -> Objective:
         hint = f"; plugins that do not load: {', '.join(broken)}" if broken else ""
         near = closest(config.objective.name, OBJECTIVES)
         raise InputError(f"no objective {config.objective.name!r}{near}; the core has: {names}{hint}")
-    if found.records != "pairs":
-        raise InputError(f"objective {config.objective.name!r} trains on {found.records}, not on pairs")
     return found
 
 
-def _check_kept_graphs(config: RunConfig, args: TrainingArguments) -> None:
+def _check_kept_graphs(config: RunConfig, args: TrainingArguments, objective: Objective) -> None:
+    if config.gradient_cache.keep_graphs_gb and not objective.is_coupled:
+        raise InputError(
+            f"gradient_cache: keep_graphs_gb has nothing to keep: {config.objective.name!r} takes a single pass"
+        )
     zero3 = bool(args.deepspeed) and args.hf_deepspeed_config.is_zero3()  # an attribute with DeepSpeed alone
     if config.gradient_cache.keep_graphs_gb and config.gradient_cache.low_memory and zero3:
         raise InputError(
@@ -165,113 +147,13 @@ def _check_kept_graphs(config: RunConfig, args: TrainingArguments) -> None:
         )
 
 
-def _read_data(config: RunConfig) -> Pairs:
-    if not config.data.train:
-        raise InputError("there is nothing to train on: give --train pairs.jsonl")
-    documents = open_documents([Path(path) for path in config.data.documents]) if config.data.documents else None
-    return _read_pairs(config, config.data.train, documents, "quarantine")
-
-
-def _read_pairs(config: RunConfig, paths: Sequence[str], documents: DocumentSource | None, aside: str) -> Pairs:
-    """Pairs of files; bad records are counted and go to the file ``aside`` if the run is to go on without them."""
-    quarantine = _quarantine(config, aside)
-    pairs = read_pairs(
-        [Path(path) for path in paths],
-        documents=documents,
-        query_instruction=config.data.query_instruction,
-        on_bad_record=config.data.on_bad_record,
-        quarantine=quarantine,
-    )
-    if pairs.quarantined:
-        log.warning("%d bad records were left out; see %s", pairs.quarantined, quarantine)
-    return pairs
-
-
-def _validation(
-    config: RunConfig, args: TrainingArguments, checkpoint: Checkpoint, card: ModelCard, documents: DocumentSource
-) -> Validation:
-    path = str(config.data.validation)
-    pairs = _read_pairs(config, [path], documents, "quarantine.validation")
-    preparer = checkpoint.preparer(ImageOpener(_image_root(config, path), pairs.documents), style="plain")
-    loader = {"num_workers": args.dataloader_num_workers}
-    return Validation(
-        pairs.pairs, pairs.documents, checkpoint, preparer, card, args.per_device_eval_batch_size, args.device, loader
-    )
-
-
-def _quarantine(config: RunConfig, name: str) -> Path:
-    """Every rank reads all data; each writes a file of its own, for a folder may be shared."""
-    rank = int(os.environ.get("RANK", "0"))
-    return Path(config.output_dir) / (f"{name}.jsonl" if rank == 0 else f"{name}.rank{rank}.jsonl")
-
-
-def _image_root(config: RunConfig, path: str) -> Path:
-    return Path(config.data.image_root or Path(path).parent)
-
-
-def _planner(
-    config: RunConfig,
-    args: TrainingArguments,
-    accumulation: int,
-    data: Pairs,
-    preparer: Preparer,
-    objective: Objective,
-) -> StepPlanner:
-    size = args.per_device_train_batch_size * args.world_size
-    check_enough_documents(data.pairs, size)
-    cache, lengths = config.gradient_cache, (config.data.query_max_length, config.data.document_max_length)
-    batches = PairBatches(
-        data.pairs,
-        size,
-        seed=args.data_seed if args.data_seed is not None else args.seed,
-        shuffle=config.data.batches == "shuffle",
-        drop_last=args.dataloader_drop_last,
-    )
-    if not len(batches):
-        raise InputError(
-            f"no batch has all its {size} queries, and --dataloader-drop-last leaves the others out: lower "
-            "--per-device-train-batch-size, or leave that option out"
-        )
-    return StepPlanner(
-        PairRecords(data.pairs, data.documents, preparer, lengths),
-        batches,
-        rank=args.process_index,
-        ranks=args.world_size,
-        budget=_budget(config),
-        sort=cache.sort_by_cost,
-        accumulation=accumulation,
-        hard_negatives=config.data.hard_negatives,
-        # an objective without a coupled part makes one pass, and sees every micro-batch at once
-        pixel_cache_bytes=int(cache.pixel_cache_gb * 2**30) if objective.is_coupled else 2**63,
-    )
-
-
-def _budget(config: RunConfig) -> Budget:
-    cache = config.gradient_cache
-    if not cache.enable:
-        return Budget()
-    if cache.micro_batch_size is None and cache.micro_batch_tokens is None:
-        return Budget(rows=8)
-    try:
-        return Budget(rows=cache.micro_batch_size, tokens=cache.micro_batch_tokens)
-    except ValueError as error:
-        raise InputError(f"gradient_cache: {error}") from error
-
-
-def _card(config: RunConfig, checkpoint: Checkpoint, objective: Objective) -> ModelCard:
+def _card(config: RunConfig, checkpoint: Checkpoint, task: Task) -> ModelCard:
     """What evaluation has to know, so that it does what training did."""
-    options: Any = getattr(objective, "options", None)
     base = _base_model(config, checkpoint)
     return dataclasses.replace(
-        checkpoint.card,
-        style="plain",
+        task.card(checkpoint.card),
+        style=task.style,
         objective={"name": config.objective.name, "options": dict(config.objective.options)},
-        pooling=getattr(options, "pooling", checkpoint.card.pooling),
-        normalize=getattr(options, "normalize", checkpoint.card.normalize),
-        dimensions=sorted(getattr(options, "matryoshka_dims", None) or [], reverse=True),
-        query_instruction=config.data.query_instruction,
-        query_max_length=config.data.query_max_length,
-        document_max_length=config.data.document_max_length,
         base_model=base,
         base_seed=None if base is None else checkpoint.seed,
         versions=ModelCard(plugin="", family="").versions,

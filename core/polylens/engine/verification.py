@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +21,7 @@ from polylens.engine.direct_gradient import DirectGradient, Forward, direct_grad
 from polylens.engine.gradient_cache import PassesDiffer
 from polylens.engine.planner import Budget
 from polylens.engine.random_state import RandomState
-from polylens.engine.steps import BatchPlan, PairBatches, StepPlanner
+from polylens.engine.steps import BatchPlan, StepPlanner
 from polylens.engine.stream import MicroBatches, unpack
 from polylens.engine.trainable import component_of
 from polylens.engine.untouched import is_deepspeed, loss_scale, untouched
@@ -132,7 +132,7 @@ class GradientCheck:
             limit=(HALF_LIMIT if self.half else FLOAT32_LIMIT) + 10 * direct.rounding,
             components=_largest(distributed.gather_objects(components)),
             objective_error=direct.objective_error,
-            pairs=sum(plan.queries for plan, _ in parts),
+            pairs=sum(plan.size for plan, _ in parts),
             micro_batches=sum(len(batches) for _, batches in parts),
             compared=sum(full_shape(p).numel() for p in chosen.values()),
             trained=sum(full_shape(p).numel() for p in trained.values()),
@@ -185,16 +185,7 @@ def few_pairs(planner: StepPlanner, epoch: int, step: int) -> StepPlanner:
     start = step * planner.accumulation
     batches = planner.batches.epoch(epoch)[start : start + min(planner.accumulation, 2)]
     few = [batch[: 2 * rows * planner.ranks] for batch in batches]
-    return StepPlanner(
-        planner.records,
-        cast(PairBatches, _Batches(few)),
-        rank=planner.rank,
-        ranks=planner.ranks,
-        budget=Budget(rows=rows),
-        sort=planner.sort,
-        accumulation=len(few),
-        hard_negatives=min(planner.hard_negatives, 1),
-    )
+    return planner.smaller(_Batches(few), Budget(rows=rows))
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,23 +6,24 @@ from collections.abc import Sequence
 
 from polylens.contracts import Record
 from polylens.data.pairs import Pair
-from polylens.engine.trainer import Evaluator, Forward
-from polylens.engine.training import Validation
+from polylens.engine.pair_training import PairValidation
+from polylens.engine.trainer import Evaluator
+from polylens.engine.training_module import TrainingModule
 from polylens.retrieval.encode import DocumentRecords, Encoder
 from polylens.retrieval.metrics import in_memory
 
 MEASURES = ("nDCG@10", "RR@10", "R@1", "R@10")
 
 
-def retrieval_evaluator(validation: Validation) -> Evaluator:
+def retrieval_evaluator(validation: PairValidation) -> Evaluator:
     """Measures how well each query of the validation pairs finds its documents among all that the pairs name."""
     queries, qrels = _queries(validation.pairs)
     ids = sorted({id for pair in validation.pairs for id in (*pair.positives, *pair.negatives)})
     documents = DocumentRecords(validation.documents, ids)
 
-    def evaluate(forward: Forward) -> dict[str, float]:
+    def evaluate(module: TrainingModule) -> dict[str, float]:
         encoder = Encoder(
-            forward,
+            module.model,
             validation.preparer,
             validation.checkpoint.collator(),
             validation.card,

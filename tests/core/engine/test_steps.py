@@ -14,16 +14,16 @@ from polylens.contracts import Message, Record
 from polylens.data.images import ImageOpener
 from polylens.data.pairs import Pair, read_pairs
 from polylens.data.store import open_documents
-from polylens.engine.planner import Budget
-from polylens.engine.steps import (
+from polylens.engine.pair_steps import (
     DOCUMENT,
     QUERY,
     PairBatches,
+    PairPlanner,
     PairRecords,
-    Row,
-    StepPlanner,
     check_enough_documents,
 )
+from polylens.engine.planner import Budget
+from polylens.engine.steps import Row, StepPlanner
 from polylens.errors import InputError
 
 
@@ -50,7 +50,7 @@ def planner(pairs: list[Pair], size: int, *, ranks: int = 1, rank: int = 0, seed
     shuffle, drop_last = options.pop("shuffle", False), options.pop("drop_last", False)
     budget, records = options.pop("budget", Budget(rows=2)), Costs(pairs, options.pop("pixels", 10))
     batches = PairBatches(pairs, size, seed=seed, shuffle=shuffle, drop_last=drop_last)
-    return StepPlanner(records, batches, rank=rank, ranks=ranks, budget=budget, **options)  # type: ignore[arg-type]
+    return PairPlanner(records, batches, rank=rank, ranks=ranks, budget=budget, **options)  # type: ignore[arg-type]
 
 
 def in_positions(plans) -> tuple[list[Row], list[Row]]:
@@ -119,7 +119,7 @@ def test_the_plans_of_all_ranks_together_are_the_batch(count, ranks, accumulatio
             wanted = plans[0].targets.positive.tolist()
             assert [documents[at].key for at in wanted] == [pairs[query.key].positives[0] for query in queries]
             assert len(documents) == len(queries) * (1 + negatives)
-            assert all(plan.queries == len(queries) for plan in plans)
+            assert all(plan.size == len(queries) for plan in plans)
             assert all(plan.targets.positive.tolist() == wanted for plan in plans)
             seen += [query.key for query in queries]
     assert sorted(seen) == list(range(count))

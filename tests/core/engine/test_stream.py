@@ -14,8 +14,9 @@ from polylens.data.documents import Document
 from polylens.data.images import ImageOpener
 from polylens.data.pairs import read_pairs
 from polylens.data.store import DocumentWriter, open_documents
+from polylens.engine.pair_steps import PairBatches, PairPlanner, PairRecords
 from polylens.engine.planner import Budget
-from polylens.engine.steps import PairBatches, PairRecords, Row, StepPlanner
+from polylens.engine.steps import Row, StepPlanner
 from polylens.engine.stream import CostRequest, Costs, MicroBatches, MicroBatchStream, WorkerTasks, pack, unpack
 from polylens.errors import InputError
 
@@ -33,7 +34,7 @@ def records(tiny, toy) -> PairRecords:
 def planner(records: PairRecords, *, kept: int = 0, size: int = 6, **options: int) -> StepPlanner:
     batches = PairBatches(records.pairs, size, seed=5, shuffle=True, drop_last=False)
     settings = {"rank": 0, "ranks": 1, **options}
-    return StepPlanner(records, batches, budget=Budget(rows=2), pixel_cache_bytes=kept, **settings)
+    return PairPlanner(records, batches, budget=Budget(rows=2), pixel_cache_bytes=kept, **settings)
 
 
 def stream(tiny, steps: StepPlanner, workers: int = 0) -> MicroBatchStream:

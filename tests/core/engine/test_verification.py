@@ -23,8 +23,9 @@ from polylens.data.store import open_documents
 from polylens.engine import gradient_cache
 from polylens.engine.accumulation import Accumulation, Part
 from polylens.engine.gradient_cache import GradientCache
+from polylens.engine.pair_steps import PairBatches, PairPlanner, PairRecords
 from polylens.engine.planner import Budget
-from polylens.engine.steps import PairBatches, PairRecords, StepPlanner
+from polylens.engine.steps import StepPlanner
 from polylens.engine.trainable import choose_trained
 from polylens.engine.training_module import TrainingModule
 from polylens.engine.verification import GradientCheck, GradientReport, few_pairs, relative_errors
@@ -45,7 +46,7 @@ def planner(
     records: PairRecords, *, size: int = 6, rows: int | None = 8, ranks: int = 1, **options: Any
 ) -> StepPlanner:
     batches = PairBatches(records.pairs, size, seed=5, shuffle=True, drop_last=False)
-    return StepPlanner(records, batches, rank=ranks - 1, ranks=ranks, budget=Budget(rows=rows), **options)
+    return PairPlanner(records, batches, rank=ranks - 1, ranks=ranks, budget=Budget(rows=rows), **options)
 
 
 class Run:

@@ -1,0 +1,65 @@
+"""The loss on conversations that are held out, while a model trains."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader
+
+from polylens.contracts import Batch, Collator
+from polylens.engine import distributed
+from polylens.engine.conversation_steps import ConversationRecords
+from polylens.engine.failures import leave_quietly
+from polylens.engine.planner import Budget, plan
+from polylens.engine.steps import Row
+from polylens.engine.stream import MicroBatches, started, unpack
+from polylens.engine.training_module import TrainingModule
+
+
+@dataclass(frozen=True, slots=True)
+class ValidationLoss:
+    """Measures the additive loss of all records as one batch, shared by the ranks.
+
+    Args:
+        rows: conversations of one forward pass.
+        loader: keyword arguments of ``torch.utils.data.DataLoader``.
+    """
+
+    records: ConversationRecords
+    collator: Collator
+    rows: int
+    device: torch.device
+    loader: dict[str, Any]
+
+    def __call__(self, module: TrainingModule) -> dict[str, float]:
+        """``loss``, the same on every rank; every one must call it."""
+        rows = [Row(0, number, number) for number in range(len(self.records))]
+        costs = [self.records.cost(row)[0] for row in rows]
+        shares = plan(costs, [0] * len(rows), distributed.world_size(), Budget(rows=self.rows))
+        own = [tuple(rows[i] for i in part) for part in shares[distributed.rank()]]
+        normalisers = self.records.counts(rows)
+        total = torch.zeros((), dtype=torch.float64, device=self.device)
+        for batch in self._batches(own):
+            additive = module(batch, normalisers).additive
+            assert additive is not None
+            total += additive
+        return {"loss": float(distributed.sum_tensor(total))}
+
+    def _batches(self, parts: Sequence[tuple[Row, ...]]) -> Iterator[Batch]:
+        source = DataLoader(
+            MicroBatches(self.records, self.collator),
+            sampler=parts,
+            batch_size=None,
+            collate_fn=_same,
+            generator=torch.Generator(),  # the run's own belongs to dropout
+            worker_init_fn=leave_quietly,
+            **self.loader,
+        )
+        return (unpack(packed).to(self.device, non_blocking=True) for packed in started(source))
+
+
+def _same(value: Any) -> Any:
+    return value
