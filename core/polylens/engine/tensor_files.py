@@ -89,13 +89,14 @@ class TensorFile:
 
     @contextmanager
     def reading(self) -> Iterator[Read]:
-        """Tensors by name. They are pages of the file, in memory once they are touched and until all are let go."""
+        """Tensors by name, each in memory of its own, which it gives back when it is let go."""
         with ExitStack() as stack:
             with self._refusing():
                 if self._is_pickled:
-                    get = self._load("cpu").__getitem__
+                    found = self._load("cpu")
+                    get = lambda name: found[name].clone()  # noqa: E731  # out of pages that others may share
                 else:
-                    get = stack.enter_context(safe_open(self.path, framework="pt")).get_tensor
+                    get = stack.enter_context(safe_open(self.path, framework="pt", backend="pread")).get_tensor
 
             def read(name: str) -> Tensor:
                 with self._refusing():
@@ -176,6 +177,7 @@ def write_tensors(path: Path, entries: Mapping[str, Entry], make: Read, done: Ca
             if Entry.of(tensor) != entries[name]:
                 raise ValueError(f"{name}: {Entry.of(tensor)} was made, not {entries[name]}")
             file.write(tensor.reshape(-1).view(torch.uint8).numpy().data)
+            del tensor
             done(entries[name].size)
 
 

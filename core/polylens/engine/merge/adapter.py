@@ -143,7 +143,7 @@ class Plan:
             if place not in self.layers.weights:
                 return base
         layer = self.layers.weights.get(place)
-        return base if layer is None else self.layers.merged(layer, base.to(dtype, copy=True))
+        return base if layer is None else self.layers.merged(layer, base.to(dtype))
 
 
 @dataclass(frozen=True, slots=True)

@@ -124,11 +124,11 @@ class MeanShard:
     def _equal(self, name: str, tensors: list[Tensor]) -> Tensor:
         if not all(torch.equal(tensors[0], tensor) for tensor in tensors[1:]):
             raise InputError(f"{name} holds whole numbers that differ between the models: they have no mean")
-        return tensors[0].clone()
+        return tensors[0]
 
 
 def _mean(tensors: Iterator[Tensor], count: int) -> Tensor:
-    total = next(tensors).to(torch.float64, copy=True)
+    total = next(tensors).to(torch.float64)
     for tensor in tensors:
         total += tensor
     return total.div_(count)

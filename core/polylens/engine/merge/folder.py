@@ -15,6 +15,7 @@ import torch
 from tqdm import tqdm
 
 from polylens.config.card import ModelCard
+from polylens.engine.merge.heap import Heap
 from polylens.engine.saving import PARTIAL, copy_small_files, publish, remove
 from polylens.engine.tensor_files import INDEX, SINGLE, Entry, Read, write_tensors
 from polylens.errors import InputError, closest
@@ -90,10 +91,16 @@ def write_shards(folder: Path, shards: Sequence[Shard]) -> int:
         raise InputError(
             f"{folder.parent}: the weights need {total:,} bytes, and the disk has {free:,} left: make room"
         )
+    heap = Heap()
     with tqdm(total=total, unit="B", unit_scale=True, desc="merge", disable=None) as bar:
+
+        def written(size: int) -> None:
+            bar.update(size)
+            heap.passed(size)
+
         for shard in shards:
             with shard.reading() as make:
-                write_tensors(folder / shard.name, shard.entries, make, bar.update)
+                write_tensors(folder / shard.name, shard.entries, make, written)
     if [shard.name for shard in shards] != [SINGLE]:
         where = {name: shard.name for shard in shards for name in shard.entries}
         index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(where.items()))}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import torch
@@ -44,15 +43,18 @@ class LowRankLayers:
         Args:
             weight: of the base; it may be overwritten.
         """
-        layer = copy.deepcopy(self.layers[name])
+        layer = self.layers[name]
         half = weight.dtype in (torch.float16, torch.bfloat16)
         update = torch.float32 if half else weight.dtype  # peft keeps half-precision adapters in float32
+        outline = layer.state_dict()
         tensors = {key: stored.read().to(update) for key, stored in self.stored[name].items()}
-        layer.load_state_dict(tensors, strict=False, assign=True)
-        base: Any = layer.get_base_layer()
-        base.weight = nn.Parameter(weight, requires_grad=False)
+        layer.load_state_dict({"base_layer.weight": weight, **tensors}, strict=False, assign=True)
         layer.merge()
-        return base.weight.data
+        merged = layer.get_base_layer().weight.data
+        layer.load_state_dict(outline, assign=True)  # lets go of the tensors, which layers hold in circles
+        layer.merged_adapters.clear()
+        layer._caches.clear()
+        return merged
 
 
 def _adapted(outline: PreTrainedModel, adapter: Adapter) -> dict[str, Any]:
