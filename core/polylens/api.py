@@ -18,6 +18,7 @@ from polylens.data.documents import Document, DocumentSource
 from polylens.data.images import ImageOpener, encoded_image
 from polylens.engine.loading import Checkpoint, load_checkpoint
 from polylens.engine.placement import Placement, place
+from polylens.engine.tasks import MakeEvaluator
 from polylens.engine.training import TrainingResult
 from polylens.errors import InputError, closest
 from polylens.generation.chat import asked, message, stream_reply
@@ -81,9 +82,13 @@ def train(config: RunConfig) -> TrainingResult:
         InputError: anything in the configuration, the data or the model that cannot be used.
     """
     from polylens.engine import training
+    from polylens.generation.validation import generation_evaluator
     from polylens.retrieval.validation import retrieval_evaluator
 
-    return training.train(config, {"pairs": retrieval_evaluator})
+    evaluators: dict[str, MakeEvaluator] = {"pairs": retrieval_evaluator}
+    if config.data.validation_answers:
+        evaluators["conversations"] = generation_evaluator(config.data)
+    return training.train(config, evaluators)
 
 
 class VLM:

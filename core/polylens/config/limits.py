@@ -20,6 +20,8 @@ _RANGES: dict[str, tuple[float, float]] = {
     "data.query_max_length": (1, _INFINITE),
     "data.document_max_length": (1, _INFINITE),
     "data.max_length": (1, _INFINITE),
+    "data.validation_answers": (0, _INFINITE),
+    "data.validation_max_new_tokens": (1, _INFINITE),
     "data.hard_negatives": (0, _INFINITE),
     "lora.r": (1, _INFINITE),
     "lora.alpha": (-1e30, 1e30),

@@ -20,6 +20,10 @@ class DataConfig:
             the original layout).
         validation: JSONL file of pairs; retrieval over the documents that it names is measured during training. Or of
             conversations, on which the loss is measured.
+        validation_answers: so many conversations of ``validation`` are also answered at every evaluation, always the
+            same ones, and the answers measured against the last turns: CER, WER, edit distance, exact match, ANLS,
+            word match. 0 is none.
+        validation_max_new_tokens: length of such an answer at most.
         image_root: folder that relative picture paths start from; by default the folder of the JSONL file.
         on_bad_record: stop at the first bad record, or write it with its reason to ``quarantine.jsonl`` and go on.
         batches: ``shuffle`` draws records anew each epoch; ``file`` keeps the order of the file, for files whose
@@ -35,6 +39,8 @@ class DataConfig:
     train: list[str] = field(default_factory=list)
     documents: list[str] = field(default_factory=list)
     validation: str | None = None
+    validation_answers: int = 0
+    validation_max_new_tokens: int = 128
     image_root: str | None = None
     on_bad_record: Literal["error", "quarantine"] = "error"
     batches: Literal["shuffle", "file"] = "shuffle"

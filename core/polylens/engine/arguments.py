@@ -166,6 +166,9 @@ def _check_agreement(args: TrainingArguments) -> None:
         raise InputError(f'deepspeed: it disagrees with the run, write "auto" there instead: {said}')
 
 
+_LESS_IS_BETTER = ("loss", "cer", "wer", "edit_distance")
+
+
 def _validation_defaults(given: dict[str, Any], records: str) -> dict[str, Any]:
     strategy = given.get("eval_strategy", "epoch")
     metric = given.get("metric_for_best_model", "nDCG@10" if records == "pairs" else "loss")
@@ -174,7 +177,7 @@ def _validation_defaults(given: dict[str, Any], records: str) -> dict[str, Any]:
         "eval_strategy": strategy,
         "save_strategy": strategy if strategy != "no" else "steps",
         "metric_for_best_model": metric,
-        "greater_is_better": not metric.endswith("loss"),
+        "greater_is_better": not metric.endswith(_LESS_IS_BETTER),
         **steps,
     }
 

@@ -37,6 +37,11 @@ class Task(ABC):
     def __init__(self, config: RunConfig, objective: Objective) -> None:
         if not config.data.train:
             raise InputError(f"there is nothing to train on: give --train {objective.records}.jsonl")
+        if config.data.validation_answers and not (objective.records == "conversations" and config.data.validation):
+            raise InputError(
+                "/data/validation_answers: answers are measured on conversations that are held out: give some as "
+                "--validation, and an objective that trains on conversations, or leave the option out"
+            )
         self.config, self.objective = config, objective
 
     @abstractmethod
