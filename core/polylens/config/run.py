@@ -142,6 +142,8 @@ class RunConfig:
         output_dir: where checkpoints and the trained model go.
         tune: components whose weights are trained (``vision``, ``connector``, ``llm``, ``embed_tokens``); by default
             all of them, or none but the adapters with LoRA.
+        learning_rates: component -> learning rate of its weights and adapters, such as ``{vision: 1e-6}``; on the
+            command line ``--learning-rates.vision 1e-6``. The others have ``learning_rate``.
         dtype: of the weights; ``bf16: true`` in ``training`` is mixed precision over float32 weights.
         attn_implementation: ``sdpa``, ``eager`` or ``flash_attention_2``.
         options: of the model family, such as ``max_slice_nums``; see ``polylens plugins list --families``.
@@ -159,6 +161,7 @@ class RunConfig:
     lora: LoraSettings = field(default_factory=LoraSettings)
     base: str | None = None
     tune: list[str] | None = None
+    learning_rates: dict[str, Any] = field(default_factory=dict)
     dtype: Literal["auto", "float32", "bfloat16", "float16", "float64"] = "float32"
     attn_implementation: str = "sdpa"
     options: dict[str, Any] = field(default_factory=dict)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import resource
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from polylens.engine import distributed
 from polylens.engine.accumulation import Accumulation, Part, accumulation_for
 from polylens.engine.frozen import FrozenOutputs
 from polylens.engine.gradient_cache import GradientCache, StepResult
+from polylens.engine.learning_rates import set_learning_rates
 from polylens.engine.loading import Checkpoint
 from polylens.engine.progress import ConsoleLine, MetricsFile
 from polylens.engine.reading import refusing
@@ -74,6 +75,7 @@ class PolylensTrainer(Trainer):
         evaluator: measures the model.
         cache: what the gradient cache may keep, and how gradients are reduced.
         verify_gradient: check the gradient before the first step; see ``GradientCheck``.
+        learning_rates: component -> its own rate.
     """
 
     def __init__(
@@ -86,7 +88,9 @@ class PolylensTrainer(Trainer):
         evaluator: Evaluator | None = None,
         cache: GradientCacheConfig | None = None,
         verify_gradient: bool = False,
+        learning_rates: Mapping[str, float] | None = None,
     ) -> None:
+        self.learning_rates = learning_rates or {}
         self.cache, self.verify_gradient = cache or GradientCacheConfig(), verify_gradient
         self.checkpoint, self.objective, self.card, self.evaluator = checkpoint, objective, card, evaluator
         self.folder = Path(str(args.output_dir))
@@ -185,6 +189,12 @@ class PolylensTrainer(Trainer):
                 f"weights, and the checkpoints in {self.args.output_dir} are kept. Go on from one of them with a "
                 "lower --learning-rate, or with --bf16 instead of --fp16; if the last one fails again, take an earlier"
             )
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        optimizer = super().create_optimizer(model)
+        if self.learning_rates:
+            set_learning_rates(optimizer, self.learning_rates, self.checkpoint.model, self.checkpoint.family)
+        return optimizer
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
         """Weight decay does not pull at a temperature."""

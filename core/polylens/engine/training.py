@@ -20,6 +20,7 @@ from polylens.engine import distributed
 from polylens.engine.arguments import checkpoint_to_resume, training_arguments
 from polylens.engine.conversation_training import ConversationTask
 from polylens.engine.failures import explained
+from polylens.engine.learning_rates import check_learning_rates
 from polylens.engine.loading import Checkpoint, load_checkpoint
 from polylens.engine.pair_training import PairTask
 from polylens.engine.resuming import check_checkpoint, only_values
@@ -97,6 +98,7 @@ def _train(config: RunConfig, evaluators: Mapping[str, MakeEvaluator]) -> Traini
         vision_chunk_size=config.gradient_cache.vision_chunk_size,
     )
     choose_trained(checkpoint.model, checkpoint.family, objective, config.tune, config.lora)
+    check_learning_rates(config.learning_rates, checkpoint.model, checkpoint.family)
     card = _card(config, checkpoint, task)
     planner = task.planner(checkpoint, args, accumulation)
     measure = task.evaluator(checkpoint, args, card, evaluators.get(objective.records))
@@ -109,6 +111,7 @@ def _train(config: RunConfig, evaluators: Mapping[str, MakeEvaluator]) -> Traini
         measure,
         cache=config.gradient_cache,
         verify_gradient=config.verify_gradient,
+        learning_rates=config.learning_rates,
     )
     _write_run(config, args)
     with only_values(deepspeed=bool(args.deepspeed)):
