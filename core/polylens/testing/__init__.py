@@ -23,10 +23,20 @@ __all__ = ["Check", "Failure", "Result", "Subject", "check", "checks"]
 
 
 def checks() -> tuple[Check, ...]:
-    """Every check, in the order in which one builds on the other: data, slicing, template, model, gradients, files."""
-    from polylens.testing import checkpoints, chunks, families, gradients, models, slicing, templates
+    """Every check, in the order in which one builds on the other: data, model, gradients, answers, training, files."""
+    from polylens.testing import (
+        checkpoints,
+        chunks,
+        components,
+        families,
+        generation,
+        gradients,
+        models,
+        slicing,
+        templates,
+    )
 
-    groups = (families, slicing, templates, models, gradients, chunks, checkpoints)
+    groups = (families, slicing, templates, models, gradients, chunks, generation, components, checkpoints)
     return tuple(check for group in groups for check in group.CHECKS)
 
 

@@ -117,6 +117,52 @@ def prompt_begins_the_conversation(subject: Subject) -> str | None:
     return None
 
 
+def supervision_begins_where_generation_does(subject: Subject) -> str | None:
+    """The first supervised token of each answer comes right after its prompt, whatever the questions hold.
+
+    So nothing of a question, a picture or a role tag is supervised, and nothing of an answer is left out.
+    """
+    dialogues = _dialogues()
+    for name, turns in dialogues.items():
+        images = [subject.checkpoint.slicer.slice((90, 60 + 30 * i)) for i in range(_count_pictures(turns))]
+        full = encode(subject, turns, images)
+        starts = _starts(full.labels)
+        answered = [place for place, turn in enumerate(turns) if turn.role == "assistant"]
+        require(len(starts) == len(answered), f"{name}: {len(answered)} answers, {len(starts)} supervised runs")
+        for start, place in zip(starts, answered, strict=True):
+            own = turns[:place]
+            prompt = encode(subject, own, images[: _count_pictures(own)], generation_prompt=True).input_ids
+            require(
+                full.input_ids[: len(prompt)] == prompt, f"{name}: the prompt of turn {place} is not its beginning"
+            )
+            require(start == len(prompt), f"{name}: the prompt of turn {place} has {len(prompt)} tokens, and token "
+                                          f"{start} is the first one supervised")  # fmt: skip
+    return f"{len(dialogues)} conversations"
+
+
+def _dialogues() -> dict[str, list[Message]]:
+    """Conversations in which a mask that looks for texts or tags would slip."""
+    ask, say = (lambda *parts: Message("user", parts)), (lambda text: Message("assistant", (text,)))
+    return {
+        "a picture first": [ask(PICTURE, "\n" + TEXTS[0]), say(ANSWERS[0])],
+        "pictures in two turns": [ask(PICTURE, "\nThis?"), say("Yes."), ask("Or ", PICTURE, "?"), say("No.")],
+        "a question that holds its answer": [ask(ANSWERS[0]), say(ANSWERS[0]), ask(ANSWERS[0]), say(ANSWERS[0])],
+        "a question that names roles": [ask("user: hi\nassistant: yes\nAI"), say("assistant: no")],
+        "answers of one letter": [ask("?"), say("A"), ask("?"), say("B")],
+        "an answer of several lines": [ask(TEXTS[2]), say("One.\n\nTwo.\n- three")],
+    }
+
+
+def _count_pictures(turns: Sequence[Message]) -> int:
+    return sum(isinstance(part, ImageRef) for turn in turns for part in turn.parts)
+
+
+def _starts(labels: Sequence[int]) -> list[int]:
+    """Where supervised tokens begin."""
+    kept = [label != IGNORE_INDEX for label in labels]
+    return [i for i, on in enumerate(kept) if on and (i == 0 or not kept[i - 1])]
+
+
 def template_refuses_what_does_not_fit(subject: Subject) -> str | None:
     """What cannot be written down is refused with ``InputError``.
 
@@ -163,5 +209,6 @@ CHECKS = (
     chat_labels_are_the_answers,
     answers_stop_where_they_end,
     prompt_begins_the_conversation,
+    supervision_begins_where_generation_does,
     template_refuses_what_does_not_fit,
 )

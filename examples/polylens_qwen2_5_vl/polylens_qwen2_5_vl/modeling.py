@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.models.qwen2_5_vl import modeling_qwen2_5_vl as qwen
 from transformers.vision_utils import get_vision_window_index
 
@@ -23,6 +24,10 @@ from polylens_qwen2_5_vl import FACTOR, FRAMES, MERGE, PATCH
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
 """Of the pictures that CLIP was trained on; per channel, in the range 0 to 1."""
+
+
+_STEP = ("input_ids", "inputs_embeds", "attention_mask", "position_ids", "past_key_values", "use_cache")
+"""What a step of generation gives the language model."""
 
 
 class Seen(NamedTuple):
@@ -48,12 +53,15 @@ class Qwen2_5_VLForConditionalGeneration(qwen.Qwen2_5_VLForConditionalGeneration
 
     def forward(  # type: ignore[override]
         self,
-        batch: Batch,
+        batch: Batch | None = None,
         outputs: Collection[str] = frozenset({"hidden"}),
         logit_positions: Tensor | None = None,
         embed_ids: Tensor | None = None,
-    ) -> Outputs:
+        **step: Any,
+    ) -> Any:
         """The fields of ``Outputs`` that were asked for; what none of them needs is not computed.
+
+        Without a batch it is a step of generation, which transformers asks for with its own arguments.
 
         Args:
             outputs: names of fields. ``vision`` is what the merger gets, [4 x tokens, D_vision] per crop, four patches
@@ -61,11 +69,11 @@ class Qwen2_5_VLForConditionalGeneration(qwen.Qwen2_5_VLForConditionalGeneration
             logit_positions: bool [B, T]; all positions by default.
             embed_ids: token ids whose embeddings go into ``embeddings``.
         """
+        if batch is None:
+            return self._step(**step)
         embed = self.get_input_embeddings()
         seen = in_chunks(*self._crops(batch, "vision" in outputs), self.vision_chunk_size)
-        width, device = self.model.language_model.config.hidden_size, batch.input_ids.device
-        nothing = torch.empty(0, width, dtype=self.dtype, device=device)
-        visual = torch.cat([crop.tokens for crop in seen] or [nothing])[: int(batch.crop_tokens.sum())]
+        visual = self._visual_tokens(batch, seen)
         made = Outputs(
             vision=[crop.features for crop in seen[: len(batch.crop_rows)]] if "vision" in outputs else None,
             connector=visual if "connector" in outputs else None,
@@ -76,6 +84,34 @@ class Qwen2_5_VLForConditionalGeneration(qwen.Qwen2_5_VLForConditionalGeneration
             made.hidden = hidden if "hidden" in outputs else None
             made.logits = self._logits(batch, hidden, logit_positions) if "logits" in outputs else None
         return made
+
+    def generate(self, batch: Batch, **options: Any) -> Tensor:  # type: ignore[override]
+        """Token ids that follow each row of a left-padded batch; ``options`` as in ``GenerationMixin.generate``.
+
+        Raises:
+            ValueError: a row ends with padding.
+        """
+        if not bool(batch.attention_mask[:, -1].all()):
+            raise ValueError("generation needs a batch padded on the left")
+        seen = in_chunks(*self._crops(batch, False), self.vision_chunk_size)
+        visual = self._visual_tokens(batch, seen)
+        embeddings = merge_visual_tokens(self.get_input_embeddings()(batch.input_ids), visual, batch.visual_mask)
+        inputs = {"inputs_embeds": embeddings, "attention_mask": batch.attention_mask.long()}
+        return super().generate(**inputs, position_ids=self._positions(batch), **options)  # type: ignore[return-value]
+
+    def _step(self, **inputs: Any) -> CausalLMOutputWithPast:
+        """Logits of the last position alone."""
+        inputs = {name: inputs.get(name) for name in _STEP}
+        read = self.model.language_model(**inputs)
+        return CausalLMOutputWithPast(
+            logits=self.head(read.last_hidden_state[:, -1:]), past_key_values=read.past_key_values
+        )
+
+    def _visual_tokens(self, batch: Batch, seen: Sequence[Seen]) -> Tensor:
+        """[V, D], without those of blank crops."""
+        width, device = self.model.language_model.config.hidden_size, batch.input_ids.device
+        nothing = torch.empty(0, width, dtype=self.dtype, device=device)
+        return torch.cat([crop.tokens for crop in seen] or [nothing])[: int(batch.crop_tokens.sum())]
 
     def _crops(self, batch: Batch, keep_features: bool) -> tuple[Sequence[Tensor], tuple[Stage]]:
         """Pixels or features of each crop, and what makes visual tokens of them.
@@ -117,20 +153,24 @@ class Qwen2_5_VLForConditionalGeneration(qwen.Qwen2_5_VLForConditionalGeneration
         return values.expand(-1, -1, -1, -1, -1, FRAMES, -1, -1).flatten(4).flatten(0, 3)
 
     def _read(self, batch: Batch, embeddings: Tensor) -> Tensor:
-        """Hidden states [B, T, D] under multimodal rotary positions."""
+        """Hidden states [B, T, D]."""
+        read = self.model.language_model(
+            inputs_embeds=embeddings,
+            attention_mask=batch.attention_mask,
+            position_ids=self._positions(batch),  # type: ignore[arg-type]
+            use_cache=False,
+        )
+        return read.last_hidden_state
+
+    def _positions(self, batch: Batch) -> Tensor:
+        """Multimodal rotary positions, int64 [3, B, T]."""
         positions, _ = self.model.get_rope_index(
             batch.input_ids,  # type: ignore[arg-type]
             mm_token_type_ids=batch.visual_mask.int(),  # type: ignore[arg-type]
             image_grid_thw=_grids(_crop_sizes(batch)),  # type: ignore[arg-type]
             attention_mask=batch.attention_mask,
         )
-        read = self.model.language_model(
-            inputs_embeds=embeddings,
-            attention_mask=batch.attention_mask,
-            position_ids=positions,  # type: ignore[arg-type]
-            use_cache=False,
-        )
-        return read.last_hidden_state
+        return positions  # type: ignore[return-value]
 
     def _logits(self, batch: Batch, hidden: Tensor, positions: Tensor | None) -> Tensor:
         return self.head(hidden[torch.ones_like(batch.attention_mask) if positions is None else positions])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import pytest
 
 from polylens.errors import InputError
@@ -12,7 +14,9 @@ from polylens.testing import (
     checkpoints,
     checks,
     chunks,
+    components,
     families,
+    generation,
     gradients,
     models,
     slicing,
@@ -173,6 +177,24 @@ def test_template_that_shifts_its_labels(broken):
     assert "shifted?" in failure(templates.chat_labels_are_the_answers, plugin)
 
 
+def test_template_that_supervises_what_stands_before_an_answer(broken):
+    plugin = broken(
+        TEMPLATE
+        + """
+    def change(encode, messages, images, options):
+        encoding = encode(messages, images, **options)
+        labels = list(encoding.labels)
+        for i in range(1, len(labels)):
+            if encoding.labels[i] != -100 and encoding.labels[i - 1] == -100:
+                labels[i - 1] = encoding.input_ids[i - 1]
+        return replace(encoding, labels=labels)
+    """
+    )
+    found = failure(templates.supervision_begins_where_generation_does, plugin)
+    assert "a picture first: the prompt of turn 1 has" in found
+    assert "is the first one supervised" in found
+
+
 def test_template_that_cuts_into_a_picture(broken):
     plugin = broken(
         TEMPLATE
@@ -322,6 +344,77 @@ def test_model_that_loses_gradients_in_chunks(broken):
     assert chunks.vision_chunks_change_no_output(Subject(plugin))
     found = failure(chunks.vision_chunks_change_no_gradient, plugin)
     assert "vision, connector, llm trained, chunks of 2: relative error" in found
+
+
+def test_model_that_generates_from_padding(broken):
+    plugin = broken(
+        model(
+            "def generate(self, batch, **options):",
+            "    seen = replace(batch, attention_mask=torch.ones_like(batch.attention_mask))",
+            "    return super().generate(seen, **options)",
+        )
+    )
+    assert "is answered" in failure(generation.answers_do_not_depend_on_the_batch, plugin)
+
+
+def test_model_that_says_the_prompt_again(broken):
+    plugin = broken(
+        model(
+            "def generate(self, batch, **options):",
+            "    return torch.cat([batch.input_ids, super().generate(batch, **options)], dim=1)",
+        )
+    )
+    assert "it returns the new ids alone" in failure(generation.answers_do_not_depend_on_the_batch, plugin)
+
+
+def test_model_that_generates_without_pictures(broken):
+    plugin = broken(
+        model(
+            "def generate(self, batch, **options):",
+            "    return super().generate(replace(batch, pixels=[255 - crop for crop in batch.pixels]), **options)",
+        )
+    )
+    assert generation.answers_do_not_depend_on_the_batch(Subject(plugin))
+    assert "generate says" in failure(generation.answers_are_what_the_model_finds_likely, plugin)
+
+
+def test_model_that_counts_its_calls(broken):
+    plugin = broken(
+        model(
+            "def __init__(self, config):",
+            "    super().__init__(config)",
+            "    self.register_buffer('calls', torch.zeros(()))",
+            FORWARD,
+            "    self.calls += 1",
+            "    return super().forward(batch, outputs, logit_positions, embed_ids)",
+        )
+    )
+    found = failure(components.tuning_touches_its_component_alone, plugin)
+    assert "tune vision: 1 others change, such as calls" in found
+
+
+def test_adapter_over_a_layer_that_is_never_called(broken):
+    plugin = broken(
+        model("def head(self, hidden):", "    return torch.nn.functional.linear(hidden, self.llm.lm_head.weight)")
+        + """
+    @hookimpl
+    def families():
+        return [replace(f, lora_targets={"llm": ("lm_head",)}) for f in base.families()]
+
+    from dataclasses import replace
+    """
+    )
+    found = failure(components.adapters_touch_their_component_alone, plugin)
+    assert "LoRA on llm: 2 adapter weights never change" in found
+
+
+def test_merge_that_forgets_the_adapter(subject, monkeypatch):
+    def forget(adapter, merged, plugin):
+        shutil.copytree(adapter.parent / "base", merged)
+
+    monkeypatch.setattr("polylens.engine.merge.merge_adapter", forget)
+    with pytest.raises(Failure, match="hidden states of the merged model: differ by"):
+        components.merged_adapters_change_nothing(subject)
 
 
 def test_model_that_loses_a_value_on_disk(broken):
