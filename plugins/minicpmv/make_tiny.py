@@ -1,9 +1,9 @@
-"""Build the tokenizers of the presets ``tiny``, ``tiny-2.5`` and ``tiny-2.6`` from ``tiny_corpus.txt``.
+"""Build the tokenizers of the presets ``tiny``, ``tiny-2.5`` and so on from ``tiny_corpus.txt``.
 
     python plugins/minicpmv/make_tiny.py [FOLDER]
 
 The same corpus gives the same files. As in the published tokenizers, any text comes back as it was: byte-pair merges
-with byte fallback in 2.0, over bytes in 2.5 and 2.6, where the first token is "!".
+with byte fallback in 2.0, over bytes in later versions, where the first token is "!".
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ TAGS = [tag for name in PAIRS for tag in (f"<{name}>", f"</{name}>")]
 SPECIAL = ["<unk>", "<s>", "</s>", *TAGS]
 LLAMA3 = ["<|begin_of_text|>", "<|end_of_text|>", "<unk>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"]
 CHATML = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", *TAGS, "<image_id>", "</image_id>", "<unk>"]
+NATIVE = [*(token for token in CHATML if token != "<unk>"), "<|image_pad|>", "<|video_pad|>"]
 BYTES = [f"<0x{value:02X}>" for value in range(256)]
 ROLES = ["system\nuser\nassistant\n"] * 40
 """Names that are one token each."""
@@ -106,6 +107,9 @@ def main(folder: Path) -> None:
         CHATML, 1, bos_token="<|im_start|>", eos_token="<|im_end|>", unk_token="<unk>", pad_token="<|endoftext|>"
     )
     chatml.save_pretrained(folder / "tiny-2.6")
+    native = build_bytewise(NATIVE, 1, eos_token="<|im_end|>", pad_token="<|endoftext|>")
+    for version in ("4.6", "4.7"):
+        native.save_pretrained(folder / f"tiny-{version}")
 
 
 def _pad_with_a_word(path: Path) -> None:

@@ -1,4 +1,4 @@
-"""polylens plugin for MiniCPM-V 2.0, 2.5 and 2.6: the hooks, each a door to the module that does the work."""
+"""polylens plugin for MiniCPM-V 2.0 to 4.7: the hooks, each a door to the module that does the work."""
 
 from __future__ import annotations
 
@@ -39,9 +39,10 @@ def tokenizer(family: ModelFamily, source: Path) -> PreTrainedTokenizerBase:
 
 @hookimpl
 def image_slicer(config: Mapping[str, Any], options: Any) -> ImageSlicer:
-    from polylens_minicpmv.slicing import slicer_for
+    from polylens_minicpmv.options import NativeOptions
+    from polylens_minicpmv.slicing import merged_slicer_for, slicer_for
 
-    return slicer_for(config, options)
+    return merged_slicer_for(config, options) if isinstance(options, NativeOptions) else slicer_for(config, options)
 
 
 @hookimpl

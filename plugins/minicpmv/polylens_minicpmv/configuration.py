@@ -151,6 +151,7 @@ class NaViTConfig(MiniCPMVConfig):
         """The tower in terms of Idefics2, without the last layer if ``drop_vision_last_layer``."""
         given = self.vision_values
         names = (*SIGLIP_SO400M_980, "initializer_range", "attention_dropout", "layer_norm_eps", "hidden_act")
-        values = {name: given[name] for name in names if name in given}
+        values: dict[str, Any] = {name: given[name] for name in names if name in given}
         values["num_hidden_layers"] -= int(self.drop_vision_last_layer)
-        return Idefics2VisionConfig(**values | {"attn_implementation": self._attn_implementation})
+        values["attn_implementation"] = self._attn_implementation
+        return Idefics2VisionConfig(**values)

@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 
 from polylens.contracts import CheckpointLayout, ModelFamily
-from polylens_minicpmv.options import MiniCPMV25Options, MiniCPMVOptions
+from polylens_minicpmv.options import MiniCPMV25Options, MiniCPMVOptions, NativeOptions
 from polylens_minicpmv.versions import is_version
 
 PRESETS = Path(__file__).parent / "presets"
@@ -64,10 +64,38 @@ MINICPMV_2_6 = _family(
     MiniCPMVOptions,
 )
 
-FAMILIES = (MINICPMV_2_0, MINICPMV_2_5, MINICPMV_2_6)
+
+def _native(version: str, description: str) -> ModelFamily:
+    preset = PRESETS / f"tiny-{version}"
+    return ModelFamily(
+        name=f"minicpmv-{version}",
+        description=description,
+        recognises=partial(is_version, version),
+        components={
+            "vision": ("model.vision_tower",),
+            "connector": ("model.merger",),
+            "llm": ("model.language_model", "lm_head"),
+            "embed_tokens": ("model.language_model.embed_tokens",),
+        },
+        lora_targets={
+            "vision": NAVIT_TARGETS,
+            "connector": ("linear_1", "linear_2"),
+            "llm": (*LLM_TARGETS, "in_proj_qkv", "in_proj_z", "linear_attn.out_proj"),
+        },
+        presets={"tiny": preset, f"tiny-{version}": preset},
+        layouts=(CheckpointLayout("hub", "names of transformers' modules, as published"),),
+        options=NativeOptions,
+        defaults={"pooling": "wmean"},
+    )
+
+
+MINICPMV_4_6 = _native("4.6", "MiniCPM-V 4.6: SigLIP-400M, mergers to a token for 16 patches, Qwen3.5")
+MINICPMV_4_7 = _native("4.7", "MiniCPM-V 4.7: as 4.6, with rotary positions on a canvas")
+
+FAMILIES = (MINICPMV_2_0, MINICPMV_2_5, MINICPMV_2_6, MINICPMV_4_6, MINICPMV_4_7)
 """The first one is what a bare ``tiny`` stands for."""
 
 
 def version_of(family: ModelFamily) -> str:
-    """``2.0``, ``2.5`` or ``2.6``."""
+    """The number of the version, such as ``2.0``."""
     return family.name.removeprefix("minicpmv-")

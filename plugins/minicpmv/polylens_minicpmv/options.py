@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 
 @dataclass(frozen=True)
@@ -42,11 +43,14 @@ class MiniCPMVOptions:
             says (9 in published models). Fewer slices mean fewer visual tokens and coarser reading.
         slice_mode: whether pictures are sliced and resized at all; by default what ``config.json`` says. Without it
             a picture goes through the vision tower whole, in its own size, which must then be small.
+        llm_type: what the original fine-tuning calls the language model. It follows from ``config.json``; one that
+            does not agree with it is refused.
         compat: deliberate deviations towards the original's defects.
     """
 
     max_slice_nums: int | None = None
     slice_mode: bool | None = None
+    llm_type: Literal["minicpm", "llama3", "qwen"] | None = None
     compat: MiniCPMVCompat = field(default_factory=MiniCPMVCompat)
 
     def __post_init__(self) -> None:
@@ -63,7 +67,27 @@ class MiniCPMV25Options(MiniCPMVOptions):
             says (9). Fewer slices mean fewer visual tokens and coarser reading.
         slice_mode: whether pictures are sliced and resized at all; by default what ``config.json`` says. Without it
             a picture goes through the vision tower whole, in its own size, which must then be small.
+        llm_type: what the original fine-tuning calls the language model. It follows from ``config.json``; one that
+            does not agree with it is refused.
         compat: deliberate deviations towards the original's defects, and away from one.
     """
 
     compat: MiniCPMV25Compat = field(default_factory=MiniCPMV25Compat)
+
+
+@dataclass(frozen=True)
+class NativeOptions:
+    """Options of versions 4.6 and 4.7.
+
+    Args:
+        max_slice_nums: most slices that a picture is cut into, beside the overview. Fewer slices mean fewer visual
+            tokens and coarser reading.
+        slice_mode: whether large pictures are sliced; without it every picture becomes an overview alone.
+    """
+
+    max_slice_nums: int = 9
+    slice_mode: bool = True
+
+    def __post_init__(self) -> None:
+        if self.max_slice_nums < 1:
+            raise ValueError(f"max_slice_nums is {self.max_slice_nums}; it must be at least 1")

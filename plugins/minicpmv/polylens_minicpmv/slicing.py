@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from polylens.contracts import Crop, SlicedImage
 from polylens.errors import InputError
-from polylens_minicpmv.options import MiniCPMVOptions
+from polylens_minicpmv.options import MiniCPMVOptions, NativeOptions
 from polylens_minicpmv.versions import detect_version
 
 Size = tuple[int, int]
@@ -107,13 +108,17 @@ class MiniCPMVSlicer:
         return fit(size, self.scale, self.patch, upscale=grid is None)
 
     def _whole(self, scaled: Size) -> Crop:
-        return Crop(scaled, (0, 0, *scaled), self.tokens)
+        return Crop(scaled, (0, 0, *scaled), self._tokens(scaled))
+
+    def _tokens(self, size: Size) -> int:
+        return self.tokens
 
     def _cells(self, scaled: Size, grid: tuple[int, int]) -> list[Crop]:
         columns, rows = grid
         width, height = scaled[0] // columns, scaled[1] // rows
         corners = [(column * width, row * height) for row in range(rows) for column in range(columns)]
-        return [Crop(scaled, (left, top, left + width, top + height), self.tokens) for left, top in corners]
+        tokens = self._tokens((width, height))
+        return [Crop(scaled, (left, top, left + width, top + height), tokens) for left, top in corners]
 
     def _boxes(self, size: Size, grid: tuple[int, int] | None) -> np.ndarray:
         """[V, 4]: every token of a crop carries the box of its crop, because the resampler mixes places."""
@@ -127,6 +132,46 @@ class MiniCPMVSlicer:
             ]
         places = np.asarray(boxes) * (*size, *size)
         return np.repeat(places, self.tokens, axis=0).astype(np.float32)
+
+
+class MergedSlicer(MiniCPMVSlicer):
+    """Crops of versions 4.6 and 4.7, where a visual token is a square of ``unit`` pixels that has a place.
+
+    Args:
+        scale_resolution: side of the square whose area a crop has, in pixels.
+        unit: side of the square that becomes one visual token, in pixels of a crop.
+    """
+
+    def __init__(self, scale_resolution: int, unit: int, max_slice_nums: int, slice_mode: bool = True) -> None:
+        super().__init__(scale_resolution, unit, max_slice_nums, tokens=1, slice_mode=slice_mode)
+
+    def _overview_size(self, size: Size, grid: tuple[int, int] | None) -> Size:
+        return fit(size, self.scale, self.patch, upscale=grid is None)
+
+    def _tokens(self, size: Size) -> int:
+        return (size[0] // self.patch) * (size[1] // self.patch)
+
+    def slice(self, size: Size) -> SlicedImage:
+        sliced = super().slice(size)
+        crops = zip(sliced.crops, sliced.token_boxes, strict=True)  # of whole crops
+        boxes = [_squares(box, crop.size[0] // self.patch, crop.size[1] // self.patch) for crop, box in crops]
+        return replace(sliced, token_boxes=np.concatenate(boxes))
+
+
+def _squares(box: np.ndarray, columns: int, rows: int) -> np.ndarray:
+    """The cells of a box, row by row: float32 [rows * columns, 4]."""
+    x = np.linspace(box[0], box[2], columns + 1, dtype=np.float32)
+    y = np.linspace(box[1], box[3], rows + 1, dtype=np.float32)
+    left, top = np.meshgrid(x[:-1], y[:-1])
+    right, bottom = np.meshgrid(x[1:], y[1:])
+    return np.stack([left, top, right, bottom], axis=-1).reshape(-1, 4)
+
+
+def merged_slicer_for(config: Mapping[str, Any], options: NativeOptions) -> MergedSlicer:
+    """The slicer of a checkpoint of version 4.6 or 4.7."""
+    patch = config.get("vision_config", {}).get("patch_size", 14)
+    unit = patch * (2 if config.get("downsample_mode") == "4x" else 4)
+    return MergedSlicer(config.get("image_size", 448), unit, options.max_slice_nums, options.slice_mode)
 
 
 def slicer_for(config: Mapping[str, Any], options: MiniCPMVOptions) -> MiniCPMVSlicer:

@@ -97,8 +97,8 @@ def test_bad_input_is_refused():
 def test_placeholders_of_a_grid():
     one = "<image><unk><unk></image>"
     rows = f"{one}{one}\n{one}{one}"
-    assert wrapped(slicer(tokens=2).slice((800, 600))) == f"{one}<slice>{rows}</slice>"
-    assert wrapped(slicer(tokens=2).slice((400, 400))) == one
+    assert wrapped(slicer(tokens=2).slice((800, 600)), "<unk>") == f"{one}<slice>{rows}</slice>"
+    assert wrapped(slicer(tokens=2).slice((400, 400)), "<unk>") == one
 
 
 def test_every_row_of_the_original_table(golden):
@@ -108,7 +108,7 @@ def test_every_row_of_the_original_table(golden):
         sliced = slicer(row["max_slice_nums"]).slice(tuple(row["size"]))
         assert (list(sliced.grid) if sliced.grid else None) == row["grid_cols_rows"], row
         assert list(sliced.crops[0].scaled) == row["source_size"], row
-        assert wrapped(sliced).replace("<unk>" * 64, "{U}") == row["placeholder_v2_q64"]
+        assert wrapped(sliced, "<unk>").replace("<unk>" * 64, "{U}") == row["placeholder_v2_q64"]
         patches = [[crop.size[1] // 14, crop.size[0] // 14] for crop in sliced.crops]
         assert patches == row["tgt_sizes_h_w"], row
         if sliced.grid:

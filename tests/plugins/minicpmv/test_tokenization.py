@@ -33,7 +33,7 @@ def test_special_tokens_of_the_preset(tiny):
 def test_the_presets_are_what_their_program_builds(tmp_path):
     subprocess.run([sys.executable, str(PLUGIN / "make_tiny.py"), str(tmp_path)], check=True)
     made = sorted(path for path in tmp_path.rglob("*") if path.is_file())
-    assert len(made) == 6
+    assert len(made) == 10
     for path in made:
         assert path.read_bytes() == (PRESETS / path.relative_to(tmp_path)).read_bytes()
 

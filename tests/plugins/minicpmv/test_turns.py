@@ -218,3 +218,11 @@ def test_only_users_show_pictures(later):
         encode(later, [user("a"), Message("assistant", (REF,))], [SMALL])
     with pytest.raises(InputError, match="the system turn holds a picture"):
         encode(later, [Message("system", (REF,)), user("a")], [SMALL])
+
+
+def test_a_type_of_another_version_is_refused(later):
+    right, other = {"2.5": ("llama3", "qwen"), "2.6": ("qwen", "minicpm")}[later.version]
+    about = {"family": later.family, "config": later.config, "tokenizer": later.tokenizer}
+    later.hooks.chat_template(**about, options=later.family.options(llm_type=right))
+    with pytest.raises(InputError, match=f"describes MiniCPM-V {later.version}, whose type is '{right}'"):
+        later.hooks.chat_template(**about, options=later.family.options(llm_type=other))

@@ -9,7 +9,8 @@ V25 = {"model_type": "minicpmv", "version": "2.5", "hidden_size": 4096, "query_n
 EARLY_V25 = {"model_type": "minicpmv", "hidden_size": 4096, "query_num": 96, "slice_config": {}, "vision_config": {}}
 V26 = {"model_type": "minicpmv", "version": 2.6, "hidden_size": 3584, "query_num": 64}
 RESIZED = {"model_type": "minicpmv", "hidden_size": 256, "query_num": 4, "vision_encoder": "any"}
-CASES = [(V20, "2.0"), (V25, "2.5"), (EARLY_V25, "2.5"), (V26, "2.6"), (RESIZED, "2.0")]
+NATIVE = [({"model_type": "minicpmv4_6"}, "4.6"), ({"model_type": "minicpmv4_7"}, "4.7")]
+CASES = [(V20, "2.0"), (V25, "2.5"), (EARLY_V25, "2.5"), (V26, "2.6"), (RESIZED, "2.0"), *NATIVE]
 
 
 @pytest.mark.parametrize(("config", "version"), [*CASES, ({"model_type": "qwen2"}, None)])

@@ -5,21 +5,31 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from polylens_minicpmv import versions
+
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from polylens_minicpmv.options import MiniCPMVOptions
     from polylens_minicpmv.text.template import MiniCPMVTemplate
 
 
 def template_for(
-    version: str, tokenizer: PreTrainedTokenizerBase, config: Mapping[str, Any], options: MiniCPMVOptions
+    version: str, tokenizer: PreTrainedTokenizerBase, config: Mapping[str, Any], options: Any
 ) -> MiniCPMVTemplate:
-    """The template of a version."""
+    """The template of a version; ``options`` are those of its family.
+
+    Raises:
+        InputError: ``llm_type`` is that of another version.
+    """
     from polylens_minicpmv.text.chatml import ChatMLTemplate
     from polylens_minicpmv.text.llama3 import Llama3Template
     from polylens_minicpmv.text.minicpm import MiniCPMTemplate
 
+    if version in versions.NATIVE.values():
+        from polylens_minicpmv.text.native import NativeTemplate
+
+        return NativeTemplate(tokenizer)
+    versions.check_llm_type(version, options.llm_type)
     original = options.compat.original_targets
     if version == "2.6":
         number = config.get("use_image_id", True)

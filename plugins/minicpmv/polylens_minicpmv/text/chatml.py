@@ -48,7 +48,7 @@ class ChatMLTemplate(HeaderTemplate):
     def _pictures(self, images: Sequence[SlicedImage]) -> list[str]:
         numbers = count()
         named = [numbered(next(numbers)) if self._has_number(image) else "" for image in images]
-        return self._spaced([name + bare(image) for name, image in zip(named, images, strict=True)])
+        return self._spaced([name + bare(image, self.special.slot) for name, image in zip(named, images, strict=True)])
 
     def _has_number(self, image: SlicedImage) -> bool:
         return self.use_image_id and (image.grid is not None or not self.original_targets)
@@ -57,4 +57,4 @@ class ChatMLTemplate(HeaderTemplate):
         if messages[0].role != "system":
             messages = [Message("system", (SYSTEM,)), *messages]
             pieces = [[Piece(SYSTEM, fixed=True)], *pieces]
-        return super()._turns(messages, pieces, generation_prompt)
+        return self._given_turns(messages, pieces, generation_prompt)

@@ -35,7 +35,7 @@ class Llama3Template(HeaderTemplate):
         return f"{HEADER_START}{role}{HEADER_END}\n\n"
 
     def _pictures(self, images: Sequence[SlicedImage]) -> list[str]:
-        return self._spaced([wrapped(image) for image in images])
+        return self._spaced([wrapped(image, self.special.slot) for image in images])
 
     def _plain(self, pieces: list[list[Piece]]) -> Segment:
         segment = super()._plain(pieces)

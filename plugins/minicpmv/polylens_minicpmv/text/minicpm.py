@@ -42,7 +42,7 @@ class MiniCPMTemplate(MiniCPMVTemplate):
         return segment
 
     def _pictures(self, images: Sequence[SlicedImage]) -> list[str]:
-        return [wrapped(image) for image in images]
+        return [wrapped(image, self.special.slot) for image in images]
 
     def _turns(self, messages: Sequence[Message], pieces: list[list[Piece]], generation_prompt: bool) -> list[Segment]:
         if self.original_targets:

@@ -10,25 +10,24 @@ from polylens_minicpmv.text.tokenization import (
     IMAGE_START,
     SLICE_END,
     SLICE_START,
-    SLOT,
 )
 
 
-def wrapped(image: SlicedImage) -> str:
+def wrapped(image: SlicedImage, slot: str) -> str:
     """Versions 2.0 and 2.5: one ``<image>`` of slots for each crop, the slices in one ``<slice>``."""
-    overview, *slices = [IMAGE_START + SLOT * crop.tokens + IMAGE_END for crop in image.crops]
+    overview, *slices = [IMAGE_START + slot * crop.tokens + IMAGE_END for crop in image.crops]
     return overview + (SLICE_START + _rows(slices, image) + SLICE_END if slices else "")
 
 
-def bare(image: SlicedImage) -> str:
-    """Version 2.6: the overview in ``<image>``, each slice in a ``<slice>`` of its own."""
+def bare(image: SlicedImage, slot: str) -> str:
+    """Version 2.6 and later: the overview in ``<image>``, each slice in a ``<slice>`` of its own."""
     first, *others = image.crops
-    slices = [SLICE_START + SLOT * crop.tokens + SLICE_END for crop in others]
-    return IMAGE_START + SLOT * first.tokens + IMAGE_END + _rows(slices, image)
+    slices = [SLICE_START + slot * crop.tokens + SLICE_END for crop in others]
+    return IMAGE_START + slot * first.tokens + IMAGE_END + _rows(slices, image)
 
 
 def numbered(number: int) -> str:
-    """What version 2.6 writes before the picture with that number, which counts from 0."""
+    """What version 2.6 and later ones write before the picture with that number, which counts from 0."""
     return f"{ID_START}{number}{ID_END}"
 
 

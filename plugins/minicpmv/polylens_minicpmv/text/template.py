@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerBase
 from polylens.contracts import Encoding, ImageRef, Message, SlicedImage
 from polylens.errors import InputError
 from polylens_minicpmv.text.segments import Piece, Segment, shorten
-from polylens_minicpmv.text.tokenization import IMAGE_END, IMAGE_START, SLOT, SpecialTokens
+from polylens_minicpmv.text.tokenization import IMAGE_END, IMAGE_START, SpecialTokens
 
 
 class MiniCPMVTemplate:
@@ -121,7 +121,7 @@ class MiniCPMVTemplate:
 
     def _visual_mask(self, ids: list[int]) -> list[bool]:
         starts, ends = {self._ids[token] for token in self.starts}, {self._ids[token] for token in self.ends}
-        slot, mask, inside = self._ids[SLOT], [], False
+        slot, mask, inside = self._ids[self.special.slot], [], False
         for token in ids:
             inside = token not in ends and (inside or token in starts)
             mask.append(inside and token == slot)

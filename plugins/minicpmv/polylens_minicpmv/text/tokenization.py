@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tokenizers import AddedToken, normalizers
 from transformers import LlamaTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast, Qwen2Tokenizer
@@ -16,8 +17,6 @@ from polylens.errors import InputError
 IMAGE_START, IMAGE_END = "<image>", "</image>"
 SLICE_START, SLICE_END = "<slice>", "</slice>"
 ID_START, ID_END = "<image_id>", "</image_id>"
-SLOT = "<unk>"
-"""Stands where a visual token goes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,11 +27,13 @@ class SpecialTokens:
         image: around pictures, their slices and their numbers.
         turns: where a sequence or a turn begins or ends.
         padding: what rows are filled up with, if the files name an ordinary word for it.
+        slot: stands where a visual token goes.
     """
 
     image: tuple[str, ...]
     turns: tuple[str, ...]
     padding: str
+    slot: str = "<unk>"
 
 
 MINICPM = SpecialTokens((IMAGE_START, IMAGE_END, SLICE_START, SLICE_END), ("<s>", "</s>"), "</s>")
@@ -47,11 +48,16 @@ CHATML = SpecialTokens(
     "<|endoftext|>",
 )
 
-OF_VERSION = {"2.0": MINICPM, "2.5": LLAMA3, "2.6": CHATML}
+IMAGE_PAD = "<|image_pad|>"
+NATIVE = SpecialTokens((*CHATML.image, IMAGE_PAD), CHATML.turns, CHATML.padding, slot=IMAGE_PAD)
+
+OF_VERSION = {"2.0": MINICPM, "2.5": LLAMA3, "2.6": CHATML, "4.6": NATIVE, "4.7": NATIVE}
 FILES = {
     "2.0": ("tokenizer.json", "tokenizer.model"),
     "2.5": ("tokenizer.json",),
     "2.6": ("tokenizer.json", "vocab.json with merges.txt"),
+    "4.6": ("tokenizer.json",),
+    "4.7": ("tokenizer.json",),
 }
 
 
@@ -80,10 +86,10 @@ def _from_json(folder: Path, special: SpecialTokens) -> PreTrainedTokenizerBase:
     """Where the files name an ordinary word as padding, as 2.5 names "!", transformers takes it for a special token
     and leaves it out of what it decodes. Here it stays a word, though one that is never merged with its neighbours:
     so the originals tokenise it."""
-    exact = {"clean_up_tokenization_spaces": False}  # what comes back is what was said
+    exact: dict[str, Any] = {"clean_up_tokenization_spaces": False}  # what comes back is what was said
     tokenizer = PreTrainedTokenizerFast.from_pretrained(folder, **exact)
     word = tokenizer.pad_token
-    if word is None or tokenizer.backend_tokenizer.model.token_to_id(word) is None or word == SLOT:
+    if word is None or tokenizer.backend_tokenizer.model.token_to_id(word) is None or word == special.slot:
         return tokenizer
     tokenizer = PreTrainedTokenizerFast.from_pretrained(folder, pad_token=special.padding, **exact)
     tokenizer.add_tokens([AddedToken(word, normalized=False, special=False)])
@@ -104,7 +110,7 @@ def _from_sentencepiece(folder: Path) -> PreTrainedTokenizerBase:
 def _require(tokenizer: PreTrainedTokenizerBase, folder: Path, version: str) -> None:
     vocabulary = tokenizer.get_vocab()
     special = OF_VERSION[version]
-    needed = (SLOT, *special.turns, *special.image)
+    needed = (special.slot, *special.turns, *special.image)
     missing = [token for token in needed if not _is_one_token(tokenizer, vocabulary, token)]
     if missing:
         raise InputError(

@@ -29,6 +29,12 @@ class HeaderTemplate(MiniCPMVTemplate):
         raise NotImplementedError
 
     def _turns(self, messages: Sequence[Message], pieces: list[list[Piece]], generation_prompt: bool) -> list[Segment]:
+        return self._given_turns(messages, pieces, generation_prompt)
+
+    def _given_turns(
+        self, messages: Sequence[Message], pieces: list[list[Piece]], generation_prompt: bool
+    ) -> list[Segment]:
+        """The turns as they are, with none added."""
         write = self._original_turn if self.original_targets else self._turn
         segments = [
             segment for message, own in zip(messages, pieces, strict=True) for segment in write(message.role, own)
