@@ -24,6 +24,7 @@ from polylens.engine.encoded import Encoded, Encoder, Named, surrogate
 from polylens.engine.exchange import Gathered, gather, return_gradients
 from polylens.engine.frozen import FrozenOutputs
 from polylens.engine.graph_memory import GraphBudget
+from polylens.engine.growing import GrowingTensor
 from polylens.engine.random_state import RandomState
 
 M = TypeVar("M")
@@ -273,21 +274,43 @@ class _Part:
 
 @dataclass(slots=True)
 class _FirstPass:
-    representations: dict[str, list[Representation]] = field(default_factory=dict)
     normalisers: dict[str, float] = field(default_factory=dict)
     parameters: dict[str, Tensor] = field(default_factory=dict)
     parts: list[_Part] = field(default_factory=list)
     lengths: dict[str, int] = field(default_factory=dict)
+    _values: dict[str, GrowingTensor] = field(default_factory=dict)
+    _positions: dict[str, GrowingTensor] = field(default_factory=dict)
+
+    @property
+    def representations(self) -> dict[str, list[Representation]]:
+        """All vectors of this rank; where only some came with a position, those without are a part of their own."""
+        return {name: _parts(grown.rows, self._positions.get(name)) for name, grown in self._values.items()}
 
     def add(self, encoded: Encoded, state: RandomState | None, graph: Encoded | None) -> None:
         self.parts.append(_Part(dict.fromkeys(encoded.representations, 0) | self.lengths, state, graph))
         self.parameters = {name: value.detach() for name, value in encoded.parameters.items()}
         for name, made in encoded.representations.items():
-            detached = Representation(made.values.detach(), made.positions)
-            self.representations.setdefault(name, []).append(detached)
+            _add(self._values, name, made.values.detach())
+            if made.positions is not None:
+                _add(self._positions, name, made.positions)
             self.lengths[name] = self.lengths.get(name, 0) + len(made.values)
         for name, count in encoded.normalisers.items():
             self.normalisers[name] = self.normalisers.get(name, 0.0) + count
+
+
+def _parts(values: Tensor, positions: GrowingTensor | None) -> list[Representation]:
+    if positions is None:
+        return [Representation(values)]
+    placed = Representation(values[: len(positions.rows)], positions.rows)
+    rest = values[len(positions.rows) :]
+    return [placed, Representation(rest)] if len(rest) else [placed]
+
+
+def _add(grown: dict[str, GrowingTensor], name: str, rows: Tensor) -> None:
+    if name in grown:
+        grown[name].add(rows)
+    else:
+        grown[name] = GrowingTensor(rows)
 
 
 class _Returned:
