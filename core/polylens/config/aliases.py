@@ -265,7 +265,6 @@ ALIASES: tuple[Alias, ...] = (
     _refused("embedding", "tokenizer_name", "the tokenizer comes with the model folder"),
     _refused("embedding, finetune", "cache_dir", "set the environment variable HF_HOME"),
     _refused("embedding", "target_model_path config_name processor_name encoder_only pos_token neg_token", _NO_EFFECT),
-    _refused("finetune", "llm_type", "leave it out: the family is recognised from the config.json of --model"),
     # data
     _to("embedding, finetune", "train_path data_path", "data.train"),
     _by("embedding", "train_dir", "data.train", _jsonl_files, "every `*.jsonl` of the folder, by name"),
@@ -331,13 +330,15 @@ ALIASES: tuple[Alias, ...] = (
     ),
     _only("finetune", "lora_bias", "none", "biases are trained with their component or not at all"),
     _only("finetune", "lora_weight_path", "", "it had no effect in the original; give an adapter folder as --model"),
-    _only("finetune", "q_lora", "false", "quantised base weights are not supported"),
-    _refused(
+    Alias(
+        ("q_lora",),
         "finetune",
-        "lora_modules_to_save lora_layer_replication lora_layers_pattern",
-        "it had no effect in the original; name components with --tune",
+        "lora.quantize",
+        "`true` -> `nf4`; the original needed a model that was quantised beforehand",
+        lambda argument: [argument.to("lora.quantize", ("nf4",))] if _truth(argument) else [],
     ),
-    _refused("finetune", "lora_layers_to_transform", "adapters go into every layer of a component"),
+    _refused("finetune", "lora_layer_replication lora_layers_pattern", _NO_EFFECT),
+    _to("finetune", "lora_layers_to_transform", "lora.layers"),
     # transformers
     _to("transformers", "evaluation_strategy", "training.eval_strategy", note="the name that transformers 5 uses"),
     _by(

@@ -119,6 +119,9 @@ class LoraSettings:
         dora: train magnitude and direction of weights apart (DoRA, Liu et al. 2024, arXiv 2402.09353).
         modules_to_save: names of further modules, such as ``lm_head``, that are trained whole and saved in the
             adapter, where peft reads them too; what ``tune`` names is saved beside the adapter.
+        layers: numbers of the layers that get adapters, counted from 0 in each stack; by default all.
+        quantize: hold the base of the adapters in four bits (QLoRA, Dettmers et al. 2023, arXiv 2305.14314); needs
+            bitsandbytes and a GPU.
     """
 
     enable: bool = False
@@ -129,6 +132,8 @@ class LoraSettings:
     target_modules: list[str] | None = None
     dora: bool = False
     modules_to_save: list[str] | None = None
+    layers: list[int] | None = None
+    quantize: Literal["nf4", "fp4"] | None = None
 
 
 @dataclass

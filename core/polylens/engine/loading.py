@@ -15,12 +15,13 @@ from transformers.utils.logging import disable_progress_bar
 
 from polylens import plugins
 from polylens.config.card import ModelCard
+from polylens.config.run import LoraSettings
 from polylens.contracts import ChatTemplate, Collator, ImagePreprocessor, ImageSlicer, ModelFamily
 from polylens.data.images import ImageOpener
 from polylens.data.prepare import Preparer
 from polylens.engine.frontend import load_frontend
 from polylens.engine.sources import ModelSource, find_model
-from polylens.engine.weights import is_partitioned, load_model, put_adapter
+from polylens.engine.weights import is_placed, load_model, put_adapter
 from polylens.errors import InputError
 
 
@@ -69,6 +70,7 @@ def load_checkpoint(
     attn_implementation: str = "sdpa",
     seed: int = 0,
     vision_chunk_size: int | None = None,
+    lora: LoraSettings | None = None,
 ) -> Checkpoint:
     """Load a model through its plugin.
 
@@ -80,6 +82,7 @@ def load_checkpoint(
         dtype: ``auto`` takes the one that ``config.json`` names, float32 if none.
         seed: of the random weights of a preset. An adapter over a preset knows the one that it was trained over.
         vision_chunk_size: crops of one call of the vision tower; all of a batch by default.
+        lora: adapters that it is to get: they may want their base quantised.
 
     Raises:
         InputError: an unknown plugin, model or option, a checkpoint of another family, missing weights, a tokenizer
@@ -96,7 +99,7 @@ def load_checkpoint(
     if found.adapter is not None and found.card is not None and found.card.base_seed is not None:
         seed = found.card.base_seed
     front = load_frontend(hooks, found, options)
-    model: Any = load_model(hooks, found, dtype, attn_implementation, seed)
+    model: Any = load_model(hooks, found, dtype, attn_implementation, seed, lora)
     beside = put_adapter(model, found.family, found.adapter) if found.adapter is not None else frozenset()
     if vision_chunk_size is not None:
         _set_vision_chunk_size(model, vision_chunk_size, plugin)
@@ -108,7 +111,7 @@ def load_checkpoint(
         source=found,
         hooks=hooks,
         options=front.options,
-        model=model if is_partitioned(model) else model.to(device),
+        model=model if is_placed(model) else model.to(device),
         tokenizer=front.tokenizer,
         slicer=front.slicer,
         preprocessor=front.preprocessor,

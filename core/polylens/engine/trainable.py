@@ -104,14 +104,22 @@ def lora_targets(model: nn.Module, family: ModelFamily, lora: LoraSettings) -> l
     for name, module in model.named_modules():
         component = component_of(name, family)
         names = lora.target_modules or family.lora_targets.get(component or "", ())
-        if component in lora.components and isinstance(module, nn.Linear) and _ends_in(name, names):
+        wanted = component in lora.components and _ends_in(name, names) and _in_layers(name, lora.layers)
+        if wanted and isinstance(module, nn.Linear):
             found.append(name)
     if not found:
         raise InputError(
             f"LoRA finds no linear layer named {', '.join(lora.target_modules or []) or 'by the family'} in "
             f"{', '.join(lora.components)} of model family {family.name!r}"
+            f"{'' if lora.layers is None else f' and its layers {lora.layers}'}"
         )
     return found
+
+
+def _in_layers(name: str, layers: Sequence[int] | None) -> bool:
+    """Whether the first number of a path is one of the layers."""
+    number = re.search(r"\.(\d+)\.", name)
+    return layers is None or (number is not None and int(number[1]) in layers)
 
 
 def _ends_in(name: str, suffixes: Iterable[str]) -> bool:

@@ -23,6 +23,7 @@ from polylens.engine.failures import explained
 from polylens.engine.learning_rates import check_learning_rates
 from polylens.engine.loading import Checkpoint, load_checkpoint
 from polylens.engine.pair_training import PairTask
+from polylens.engine.quantization import check_adapters
 from polylens.engine.resuming import check_checkpoint, only_values
 from polylens.engine.run_folder import exclusive
 from polylens.engine.saving import LAST_MODEL, copy_model_folder, remove
@@ -84,6 +85,8 @@ def _train(config: RunConfig, evaluators: Mapping[str, MakeEvaluator]) -> Traini
         check_checkpoint(Path(resume))
     args, accumulation = training_arguments(config, objective.records)
     _check_kept_graphs(config, args, objective)
+    zero3 = bool(args.deepspeed) and args.hf_deepspeed_config.is_zero3()
+    check_adapters(config.lora, config.tune, zero3=zero3)
     resume = distributed.gather_objects(resume)[0]  # rank 0 has the folder to itself
     set_seed(args.seed)
     task = TASKS[objective.records](config, objective)
@@ -96,6 +99,7 @@ def _train(config: RunConfig, evaluators: Mapping[str, MakeEvaluator]) -> Traini
         attn_implementation=config.attn_implementation,
         seed=args.seed,
         vision_chunk_size=config.gradient_cache.vision_chunk_size,
+        lora=config.lora,
     )
     choose_trained(checkpoint.model, checkpoint.family, objective, config.tune, config.lora)
     check_learning_rates(config.learning_rates, checkpoint.model, checkpoint.family)

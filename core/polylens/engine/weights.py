@@ -16,8 +16,10 @@ from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 from transformers.modeling_utils import set_zero3_state
 from transformers.utils.import_utils import is_flash_attn_2_available
 
+from polylens.config.run import LoraSettings
 from polylens.contracts import ModelFamily
 from polylens.engine.adapters import PREFIX, read_adapter
+from polylens.engine.quantization import quantized
 from polylens.engine.reading import refusing
 from polylens.engine.sources import ModelSource
 from polylens.errors import InputError, closest
@@ -28,8 +30,18 @@ _SMALL = 2**28
 """Weights of a model that may be larger than its files until they are read, and say better what they lack."""
 
 
-def load_model(hooks: Any, found: ModelSource, dtype: str, attn_implementation: str, seed: int) -> PreTrainedModel:
+def load_model(
+    hooks: Any,
+    found: ModelSource,
+    dtype: str,
+    attn_implementation: str,
+    seed: int,
+    lora: LoraSettings | None = None,
+) -> PreTrainedModel:
     """An untrained model of a preset, or one with the weights of its folder; an adapter over it is not read.
+
+    Args:
+        lora: adapters that the model is to get: it may say that their base is quantised.
 
     Raises:
         InputError: weights are missing, have another shape, or cannot be read; there is no such attention.
@@ -38,7 +50,9 @@ def load_model(hooks: Any, found: ModelSource, dtype: str, attn_implementation: 
     outline = outline_of(hooks, found)
     kind, config = type(outline), outline.config
     wanted = _dtype(dtype, found.config)
-    settings = {"config": config, "dtype": wanted, "attn_implementation": attn_implementation}
+    settings: dict[str, Any] = {"config": config, "dtype": wanted, "attn_implementation": attn_implementation}
+    if lora is not None and lora.quantize:
+        settings |= quantized(lora, found, outline, wanted)
     if found.is_preset:
         model = _random_model(hooks, found, kind, settings, seed)
     else:
@@ -224,3 +238,8 @@ def _dtype(name: str, config: Mapping[str, Any]) -> torch.dtype:
 def is_partitioned(model: PreTrainedModel) -> bool:
     """Whether ZeRO-3 holds the weights: it places them itself."""
     return any(hasattr(parameter, "ds_id") for parameter in model.parameters())
+
+
+def is_placed(model: PreTrainedModel) -> bool:
+    """Whether its weights are where they belong: ZeRO-3 places those that it holds, and so does quantisation."""
+    return is_partitioned(model) or bool(getattr(model, "is_quantized", False))

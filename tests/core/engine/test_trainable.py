@@ -138,6 +138,43 @@ def test_components_of_lora_mean_nothing_without_it(tiny, model):
     assert all(name.startswith("vpm.") for name in trained)
 
 
+def test_layers_by_number(tiny):
+    found = lora_targets(tiny.model, tiny.family, replace(LORA, target_modules=["q_proj"], layers=[1]))
+    assert found == ["llm.model.layers.1.self_attn.q_proj"]
+    with pytest.raises(InputError, match=r"and its layers \[7\]"):
+        lora_targets(tiny.model, tiny.family, replace(LORA, layers=[7]))
+
+
+def test_dora_trains_a_magnitude_of_every_adapted_weight(tiny, model):
+    choose_trained(model, tiny.family, Contrastive(), None, replace(LORA, dora=True))
+    names = {name for name in trained(model) if "magnitude" in name}
+    assert len(names) == len(lora_targets(tiny.model, tiny.family, LORA))
+    assert components(model, tiny.family) == {"llm"}
+    assert all(".lora_" in name for name in trained(model))
+
+
+def test_further_modules_are_trained_whole_and_named_to_the_adapter(tiny, model):
+    before = set(model.state_dict())
+    lora = replace(LORA, components=["vision"], modules_to_save=["ln_q", "llm.model.norm"])
+    choose_trained(model, tiny.family, Contrastive(), None, lora)
+    whole = {name for name in trained(model) if ".lora_" not in name}
+    assert whole == {"resampler.ln_q.weight", "resampler.ln_q.bias", "llm.model.norm.weight"}
+    assert before == {n.replace(".base_layer.", ".") for n in model.state_dict() if ".lora_" not in n}
+    assert model.peft_config["default"].modules_to_save == ["llm.model.norm", "ln_q"]
+
+
+@pytest.mark.parametrize(
+    ("lora", "said"),
+    [
+        (replace(LORA, modules_to_save=["ln_x"]), "no module of model family .* is named 'ln_x'"),
+        (LoraSettings(modules_to_save=["ln_q"]), "lora.modules_to_save is for adapters: switch LoRA on"),
+    ],
+)
+def test_modules_that_cannot_be_saved(tiny, model, lora, said):
+    with pytest.raises(InputError, match=said):
+        choose_trained(model, tiny.family, Contrastive(), None, lora)
+
+
 def test_nothing_left_to_train_is_an_error(tiny, model):
     with pytest.raises(InputError, match="nothing is left to train: name components with --tune, or switch LoRA on"):
         choose_trained(model, tiny.family, Contrastive(), [], LoraSettings())
