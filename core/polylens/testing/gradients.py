@@ -106,11 +106,11 @@ def gradient_checkpointing_changes_nothing(subject: Subject) -> str | None:
         loss_of(model, batch).backward()
         wanted = gradients_of(model)
     with subject.training(exact=False) as model:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
+        model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
         try:
             loss_of(model, batch).backward()
         finally:
-            model.gradient_checkpointing_disable()
+            model.activation_checkpointing_disable()
         error = relative_error(gradients_of(model), wanted)
     require(error <= TOLERANCE, f"relative error {error:.1e} (allowed {TOLERANCE:.0e})")
     return f"relative error {error:.1e}"
