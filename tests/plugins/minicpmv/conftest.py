@@ -85,6 +85,16 @@ def tiny26() -> Kit:
     return _preset("tiny-2.6", "2.6")
 
 
+@pytest.fixture(scope="session")
+def tiny46() -> Kit:
+    return _preset("tiny-4.6", "4.6")
+
+
+@pytest.fixture(scope="session")
+def tiny47() -> Kit:
+    return _preset("tiny-4.7", "4.7")
+
+
 @pytest.fixture(scope="session", params=["2.5", "2.6"])
 def later(request: pytest.FixtureRequest) -> Kit:
     """Versions 2.5 and 2.6, one after the other."""

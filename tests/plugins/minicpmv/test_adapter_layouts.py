@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file, save_file
 
+import polylens
 from polylens.engine.loading import Checkpoint, load_checkpoint
 from polylens.engine.saving import save_model_folder
 from polylens.errors import InputError
@@ -94,3 +96,16 @@ def test_an_adapter_for_another_base_is_refused_and_names_it(original, era1):
     (era1 / "adapter_config.json").write_text(json.dumps(config))
     with pytest.raises(InputError, match=r"does not fit its base: .*; it was made for 'openbmb/MiniCPM-V-2'"):
         load_checkpoint("minicpmv", str(era1), base="tiny")
+
+
+@pytest.mark.parametrize("era", ["era1", "era2"])
+def test_both_layouts_merge_to_what_they_compute(request, base, era, tmp_path):
+    adapter = request.getfixturevalue(era)
+    polylens.merge(adapter, tmp_path / "merged", plugin="minicpmv", base=base)
+    merged = load_checkpoint("minicpmv", str(tmp_path / "merged")).model.state_dict()
+    loaded = load_checkpoint("minicpmv", str(adapter), base=str(base)).model
+    for module in loaded.modules():
+        if isinstance(module, LoraLayer):
+            module.merge()
+    expected = {name.replace(".base_layer.", "."): value for name, value in loaded.state_dict().items()}
+    assert all(torch.equal(value, expected[name]) for name, value in merged.items())

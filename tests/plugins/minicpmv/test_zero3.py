@@ -4,8 +4,10 @@ import pytest
 import torch
 from support import torchrun
 
+LONG = [pytest.param(name, marks=pytest.mark.long) for name in ("tiny25", "tiny26", "tiny46", "tiny47")]
 
-@pytest.mark.parametrize("name", ["tiny", *(pytest.param(n, marks=pytest.mark.long) for n in ("tiny25", "tiny26"))])
+
+@pytest.mark.parametrize("name", ["tiny", *LONG])
 def test_a_rank_without_pictures_keeps_step_under_zero3(name, request, tmp_path):
     kit = request.getfixturevalue(name)
     model = kit.model().float()

@@ -13,10 +13,11 @@ from pathlib import Path
 import deepspeed
 import torch
 from deepspeed.utils import safe_get_full_grad
+from transformers import PreTrainedModel
 from transformers.integrations import HfDeepSpeedConfig
 
 from polylens.contracts import Batch
-from polylens_minicpmv.models.base import MiniCPMVModel
+from polylens_minicpmv.models import native
 from polylens_minicpmv.models.minicpmv2 import MiniCPMV2
 from polylens_minicpmv.models.minicpmv25 import MiniCPMV25
 from polylens_minicpmv.models.minicpmv26 import MiniCPMV26
@@ -35,17 +36,23 @@ def loss_of(model: torch.nn.Module, batch: Batch) -> torch.Tensor:
     return out.hidden[batch.attention_mask].sin().mean() + out.logits.logsumexp(-1).mean()
 
 
-CASES: list[tuple[int | None, tuple[str, ...]]] = [(None, ()), (3, ()), (2, ("vpm",))]
+CASES: list[tuple[int | None, tuple[str, ...]]] = [(None, ()), (3, ()), (2, ("vpm", "model.vision_tower"))]
 """Chunk size, and what is frozen."""
 
 
-KINDS: dict[str | None, type[MiniCPMVModel]] = {"2.0": MiniCPMV2, "2.5": MiniCPMV25, "2.6": MiniCPMV26}
+KINDS: dict[str | None, type[PreTrainedModel]] = {
+    "2.0": MiniCPMV2,
+    "2.5": MiniCPMV25,
+    "2.6": MiniCPMV26,
+    "4.6": native.MiniCPMV4_6ForConditionalGeneration,
+    "4.7": native.MiniCPMV4_7ForConditionalGeneration,
+}
 
 
-def build(folder: Path, chunk: int | None, frozen: tuple[str, ...]) -> MiniCPMVModel:
+def build(folder: Path, chunk: int | None, frozen: tuple[str, ...]) -> PreTrainedModel:
     config = json.loads((folder / "config.json").read_text())
     kind = KINDS[detect_version(config)]
-    model = kind.from_pretrained(folder, config=kind.config_class(**config))
+    model = kind.from_pretrained(folder, config=kind.config_class.from_dict(config))
     for name, weight in model.named_parameters():
         weight.requires_grad_(weight.requires_grad and not name.startswith(frozen))
     model.vision_chunk_size = chunk

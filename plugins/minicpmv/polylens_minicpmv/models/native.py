@@ -175,10 +175,16 @@ class Native:
         parts = seen.split([rows * columns for rows, columns in grids])
         return [CropFeatures(*pair) for pair in zip(parts, grids, strict=True)]
 
-    def _merge(self, crops: Sequence[CropFeatures]) -> list[Tensor]:
-        """Visual tokens of each crop."""
-        states = torch.cat([crop.states for crop in crops])[None]
-        return self.model.merger(states, [crop.grid for crop in crops])
+    def _merge(self, crops: Sequence[CropFeatures]) -> Sequence[Tensor]:
+        """Visual tokens of each crop. The merger itself calls its layers once a crop; here they are called once, so
+        that ranks with other numbers of crops stay together under ZeRO-3."""
+        rows, columns = self.config.merge_kernel_size
+        parts, grids = [crop.states for crop in crops], [crop.grid for crop in crops]
+        for layer in self.model.merger.mlp:
+            windows = [_windows(part, grid, rows, columns) for part, grid in zip(parts, grids, strict=True)]
+            parts = layer(torch.cat(windows)).split([len(own) for own in windows])
+            grids = [(height // rows, width // columns) for height, width in grids]
+        return parts
 
     def _visual_tokens(self, batch: Batch, items: Sequence[Any], stages: Sequence[Stage]) -> Tensor:
         """[V, D]. Tokens of blank crops are cut off, so that an unused tower gets zero gradients, not none."""
@@ -227,6 +233,12 @@ class MiniCPMV4_7ForConditionalGeneration(Native, v4_7.MiniCPMV4_7ForConditional
     def _generation_inputs(self, batch: Batch) -> dict[str, Any]:
         self.model.rope_deltas = None  # of the conversation before
         return super()._generation_inputs(batch) | {"mm_token_type_ids": batch.visual_mask.int()}
+
+
+def _windows(states: Tensor, grid: Grid, rows: int, columns: int) -> Tensor:
+    """Vectors [L, D] of a crop, those of ``rows`` x ``columns`` neighbours behind one another: [L / n, n * D]."""
+    cells = states.reshape(grid[0] // rows, rows, grid[1] // columns, columns, -1)
+    return cells.transpose(1, 2).flatten(2).flatten(0, 1)
 
 
 def _crop_sizes(batch: Batch) -> Tensor:
