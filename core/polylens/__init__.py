@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from polylens.api import VLM as VLM
     from polylens.api import load as load
+    from polylens.api import merge as merge
     from polylens.api import train as train
     from polylens.config.run import RunConfig as RunConfig
     from polylens.engine.gradient_cache import GradientCache as GradientCache
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 _LAZY = {
     "VLM": "polylens.api",
     "load": "polylens.api",
+    "merge": "polylens.api",
     "train": "polylens.api",
     "RunConfig": "polylens.config.run",
     "GradientCache": "polylens.engine.gradient_cache",

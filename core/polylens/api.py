@@ -17,6 +17,7 @@ from polylens.contracts import Batch, Example, ImageRef, Message, Outputs, Recor
 from polylens.data.documents import Document, DocumentSource
 from polylens.data.images import ImageOpener, encoded_image
 from polylens.engine.loading import Checkpoint, load_checkpoint
+from polylens.engine.merge import Merged, merge_adapter
 from polylens.engine.placement import Placement, place
 from polylens.engine.tasks import MakeEvaluator
 from polylens.engine.training import TrainingResult
@@ -28,13 +29,14 @@ from polylens.generation.predictor import Predictor
 from polylens.generation.prompts import question
 from polylens.retrieval.encode import Encoder
 
-__all__ = ["VLM", "RunConfig", "load", "train"]
+__all__ = ["VLM", "Merged", "RunConfig", "load", "merge", "train"]
 
 
 def load(
     plugin: str | None,
     source: str | Path,
     *,
+    base: str | Path | None = None,
     options: Mapping[str, Any] | None = None,
     dtype: str = "auto",
     device: str | torch.device | None = None,
@@ -47,6 +49,7 @@ def load(
     Args:
         plugin: name of an installed plugin; ``None`` if the folder's ``polylens.json`` names it.
         source: model folder, adapter folder, hub id, or preset such as ``tiny``.
+        base: model under an adapter, instead of the one that the adapter names.
         options: of the model family, such as ``{"max_slice_nums": 4}``.
         dtype: of the weights; ``auto`` takes the checkpoint's own.
         device: by default the accelerator if there is one.
@@ -65,6 +68,7 @@ def load(
     checkpoint = load_checkpoint(
         plugin,
         str(source),
+        base=None if base is None else str(base),
         options=options,
         dtype=dtype,
         device=chosen,
@@ -89,6 +93,38 @@ def train(config: RunConfig) -> TrainingResult:
     if config.data.validation_answers:
         evaluators["conversations"] = generation_evaluator(config.data)
     return training.train(config, evaluators)
+
+
+def merge(
+    adapter: str | Path,
+    output: str | Path,
+    *,
+    plugin: str | None = None,
+    base: str | Path | None = None,
+    dtype: str | None = None,
+) -> Merged:
+    """Make one model folder of an adapter and its base, weight by weight; the same as ``polylens merge``.
+
+    Args:
+        adapter: adapter folder, in any layout.
+        output: a folder that does not exist; it appears when it is complete.
+        plugin: that knows the model; by default the one that ``polylens.json`` names.
+        base: instead of the one that the adapter names.
+        dtype: of the result, such as ``bfloat16``; by default every weight keeps the type that it has in the base.
+
+    Raises:
+        InputError: the folder is no adapter, was made for another base, or cannot be merged; ``output`` exists.
+
+    >>> import polylens, tempfile
+    >>> from peft import LoraConfig
+    >>> vlm = polylens.load("minicpmv", "tiny")
+    >>> vlm.checkpoint.model.add_adapter(LoraConfig(target_modules=["q_proj"]))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     merged = polylens.merge(vlm.save(f"{folder}/adapter"), f"{folder}/model", base="tiny")
+    ...     polylens.load(None, merged.folder).embed(texts=["a page about pumps"]).shape[0]
+    1
+    """
+    return merge_adapter(adapter, output, plugin=plugin, base=None if base is None else str(base), dtype=dtype)
 
 
 class VLM:
