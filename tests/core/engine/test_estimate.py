@@ -162,6 +162,19 @@ def test_an_adapter_is_no_model(tmp_path):
         estimate(replace(TINY, model=str(tmp_path)))
 
 
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Numeric(reduce_bucket=0), "reduce_bucket_size is 0"),
+        (lambda: replace(TINY, lora=LoraSettings(r=0)), "lora.r"),
+        (lambda: replace(TINY, lora=LoraSettings(dropout=2)), "lora.dropout"),
+    ],
+)
+def test_values_out_of_range(make, message):
+    with pytest.raises(InputError, match=message):
+        make()
+
+
 @pytest.mark.parametrize("changes", [{"micro_batch": 0}, {"images": -1}, {"image_size": (0, 5)}])
 def test_a_workload_without_sense(changes):
     with pytest.raises(InputError, match="must be at least"):

@@ -9,7 +9,7 @@ from typing import Any
 
 from polylens import plugins
 from polylens.config.options import build_options
-from polylens.config.run import LoraSettings
+from polylens.config.run import LoraSettings, RunConfig
 from polylens.contracts import Objective
 from polylens.engine.estimate.activations import Activations, Tokens, estimate_activations, logit_bytes, patches
 from polylens.engine.estimate.parameters import Parameters, count_parameters
@@ -72,6 +72,7 @@ class Request:
         wrong = [count for count in self.gpus if not 1 <= count <= _MAX_GPUS]
         if wrong or not self.gpus:
             raise InputError(f"gpus is {list(self.gpus)}; give numbers from 1 to {_MAX_GPUS}")
+        RunConfig(self.plugin, self.model, "", lora=self.lora)  # checks the limits of a run
 
 
 @dataclass(frozen=True, slots=True)

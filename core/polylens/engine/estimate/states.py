@@ -12,6 +12,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Literal
 
+from polylens.errors import InputError
+
 Precision = Literal["float32", "bf16", "fp16"]
 Offload = Literal["none", "optimizer", "optimizer,params"]
 
@@ -51,6 +53,10 @@ class Numeric:
     precision: Precision = "bf16"
     weight_bytes: int = 4
     reduce_bucket: int = REDUCE_BUCKET
+
+    def __post_init__(self) -> None:
+        if self.reduce_bucket < 1:
+            raise InputError(f"reduce_bucket_size is {self.reduce_bucket}; it must be at least 1")
 
     @property
     def compute_bytes(self) -> int:
