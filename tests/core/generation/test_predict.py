@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import subprocess
-import sys
-import time
 
 import pytest
 from conversation_files import write_conversations
@@ -17,6 +13,7 @@ from polylens.cli import main
 from polylens.config import schemas
 from polylens.contracts import ImageRef, Message, Record
 from polylens.errors import InputError
+from polylens.generation.parts import PartWriter
 from polylens.generation.prompts import question
 
 MODEL = ("predict", "--model-plugin", "minicpmv", "--model", "tiny", "--device", "cpu", "--num-workers", "0")
@@ -61,32 +58,46 @@ def _said(folder, name="answers.jsonl"):
     return [json.loads(line)["answer"] for line in (folder / name).read_text().splitlines()]
 
 
-def test_a_killed_run_goes_on_with_two_ranks_to_the_same_bytes(tmp_path):
+DIES = """
+import os, signal, sys
+from polylens.cli import main
+from polylens.generation.parts import PartWriter
+
+add, written = PartWriter.add, []
+
+def add_and_die(self, *given):
+    add(self, *given)
+    written.append(given)
+    if os.environ["RANK"] == "1" and len(written) == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+PartWriter.add = add_and_die
+sys.exit(main(sys.argv[1:]))
+"""
+"""``polylens`` whose second rank is killed, as kill -9 does it, when it has written two batches."""
+
+
+def test_a_killed_run_of_two_ranks_goes_on_to_the_same_bytes(tmp_path, monkeypatch):
     write_conversations(tmp_path, count=24)
-    command = [
-        *MODEL,
-        "--input",
-        tmp_path / "records.jsonl",
-        "--batch-size",
-        "2",
-        "--max-new-tokens",
-        "30",
-        "--output",
-    ]
-    killed = subprocess.Popen([sys.executable, "-m", "polylens", *map(str, command), tmp_path / "killed.jsonl"])
-    part = tmp_path / "killed.jsonl.parts" / "0-0.jsonl"
-    while not (part.is_file() and part.read_bytes().count(b"\n") >= 3):
-        assert killed.poll() is None, "the run ended before it could be killed"
-        time.sleep(0.01)
-    os.kill(killed.pid, signal.SIGKILL)
-    killed.wait()
-    done = part.read_bytes()
-    part.write_bytes(done + done.splitlines()[0][:30])  # cut short, as a kill may leave it
+    command = [*MODEL, "--input", str(tmp_path / "records.jsonl"), "--batch-size", "2", "--max-new-tokens", "4"]
+    command += ["--output", str(tmp_path / "killed.jsonl")]
+    ranks = torchrun("-c", DIES, *command, nproc=2, check=False)
+    assert [rank.returncode for rank in ranks] == [2, -signal.SIGKILL]
+    assert "another rank ended" in ranks[0].output
+    parts = {path.name: path.read_bytes() for path in (tmp_path / "killed.jsonl.parts").glob("*.jsonl")}
+    assert {name: text.count(b"\n") for name, text in parts.items()} == {"0-0.jsonl": 6, "1-0.jsonl": 2}
+    torn = tmp_path / "killed.jsonl.parts" / "1-0.jsonl"
+    torn.write_bytes(parts["1-0.jsonl"] + parts["0-0.jsonl"][:30])  # as a kill in the middle of a line leaves it
     assert not (tmp_path / "killed.jsonl").exists()
-    torchrun("-m", "polylens", *command, tmp_path / "killed.jsonl", nproc=2)
-    assert main([*map(str, command), str(tmp_path / "whole.jsonl")]) == 0
+
+    added = []
+    add = PartWriter.add
+    monkeypatch.setattr(PartWriter, "add", lambda *given: added.append(given[1]) or add(*given))
+    assert main(command) == 0
+    assert sorted(added) == [5, 7, 9, 11], "what the second rank had yet to do"
+    assert main([*command[:-1], str(tmp_path / "whole.jsonl")]) == 0
     assert (tmp_path / "killed.jsonl").read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
-    assert not part.parent.exists()
+    assert not torn.parent.exists()
 
 
 def test_what_is_done_is_not_done_again(answered, capsys):
