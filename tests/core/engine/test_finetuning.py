@@ -32,6 +32,7 @@ def command(data: Path, output: Path, *more: str, batch: int = 4) -> list[str]:
     return [
         *("train", "--model-plugin", "minicpmv", "--model_name_or_path", "tiny", "--objective", "lm"),
         *("--data_path", str(data), "--output_dir", str(output), "--model_max_length", "512"),
+        *("--llm_type", "minicpm", "--max_slice_nums", "9"),
         *("--per_device_train_batch_size", str(batch), "--max_steps", str(STEPS), "--learning_rate", "1e-3"),
         *(
             "--logging_steps",
@@ -98,8 +99,8 @@ def test_the_loss_of_the_first_step_is_that_of_the_model(data, undisturbed):
     assert lines(output)[0]["loss"] == pytest.approx(float(wanted), rel=1e-5)
 
 
-def test_accumulation_micro_batches_and_ranks_do_not_show(data, undisturbed, tmp_path):
-    torchrun("-m", "polylens", *command(data, tmp_path, "--gradient_accumulation_steps", "2", batch=1))
+def test_accumulation_and_micro_batches_do_not_show(data, undisturbed, tmp_path):
+    assert main(command(data, tmp_path, "--gradient_accumulation_steps", "4", batch=1)) == 0
     assert distance(undisturbed, tmp_path) < 1e-4
     assert [line["loss"] for line in lines(tmp_path) if "loss" in line] == pytest.approx(
         [line["loss"] for line in lines(undisturbed) if "loss" in line], rel=1e-4
@@ -112,6 +113,7 @@ def test_two_ranks_of_zero_3_with_lora_and_validation(data, tmp_path):
     config.write_text('{"zero_optimization": {"stage": 3, "stage3_param_persistence_threshold": 0}}')
     more = ("--use_lora", "true", "--tune_llm", "false", "--tune_vision", "false", "--lora_dropout", "0")
     more += ("--eval_data_path", str(data), "--eval_strategy", "steps", "--eval_steps", "2", "--verify-gradient")
+    more += ("--max_steps", "2")
     assert main(command(data, tmp_path / "one", *more)) == 0
     ranks = torchrun("-m", "polylens", *command(data, tmp_path / "two", "--deepspeed", str(config), *more, batch=2))
     assert "gradient verified: relative error" in ranks[0].output
@@ -172,6 +174,10 @@ def test_a_loss_that_is_no_number_ends_the_run(data, tmp_path, capsys):
         ),
         (("--eval_data_path", "none.json"), "none.json cannot be read"),
         (("--normaliser", "words"), "words"),
+        (
+            ("--llm_type", "llama3"),
+            "llm_type is 'llama3', and config.json describes MiniCPM-V 2.0, whose type is 'minicpm'",
+        ),
     ],
 )
 def test_options_that_cannot_be_kept(data, tmp_path, capsys, more, message):
