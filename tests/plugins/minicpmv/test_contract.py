@@ -1,25 +1,29 @@
-"""The conformance kit on versions after 2.0, on which tests/core/testing runs it."""
+"""The conformance kit on versions after 2.0, on which tests/core/testing runs it.
+
+In the suite 2.5 keeps all of it, and the others what they do differently; ``-m long`` runs the rest.
+"""
+
+from functools import cache
 
 import pytest
 
-from polylens.testing import Subject, checks, gradients, models
+from polylens.testing import Subject, checks, models, slicing, templates
+
+IN_THE_SUITE = {
+    "minicpmv-2.5": checks(),
+    "minicpmv-2.6": (*templates.CHECKS, *models.CHECKS),
+    "minicpmv-4.6": (*slicing.CHECKS, *templates.CHECKS, *models.CHECKS),
+    "minicpmv-4.7": models.CHECKS,
+}
+CASES = [
+    pytest.param(family, check, marks=() if check in short else pytest.mark.long)
+    for family, short in IN_THE_SUITE.items()
+    for check in checks()
+]
+
+subject = cache(lambda family: Subject("minicpmv", family))
 
 
-@pytest.fixture(scope="module", params=["minicpmv-2.5", "minicpmv-2.6", "minicpmv-4.6"])
-def subject(request):
-    return Subject("minicpmv", request.param)
-
-
-@pytest.mark.parametrize("check", checks(), ids=lambda check: check.__name__)
-def test_the_contract_is_kept(check, subject):
-    check(subject)
-
-
-@pytest.fixture(scope="module")
-def canvas():
-    return Subject("minicpmv", "minicpmv-4.7")
-
-
-@pytest.mark.parametrize("check", [*models.CHECKS, *gradients.CHECKS], ids=lambda check: check.__name__)
-def test_so_it_is_with_positions_on_a_canvas(check, canvas):
-    check(canvas)
+@pytest.mark.parametrize(("family", "check"), CASES, ids=lambda value: getattr(value, "__name__", value))
+def test_the_contract_is_kept(family, check):
+    check(subject(family))
