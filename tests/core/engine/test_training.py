@@ -21,6 +21,7 @@ import polylens
 from polylens.cli import main
 from polylens.data.documents import Document
 from polylens.data.store import DocumentWriter, open_documents
+from polylens.engine.merge import merge_zero
 
 STEPS = 4
 
@@ -86,6 +87,9 @@ def test_two_ranks_of_zero_3_end_with_the_same_weights(data, tmp_path, more):
     assert distance(tmp_path / "one", tmp_path / "two") < 1e-3
     one, two = (polylens.load(None, tmp_path / name).embed(texts=["red bar"]) for name in ("one", "two"))
     torch.testing.assert_close(one, two, atol=1e-2, rtol=0)
+    if not more:  # an adapter's checkpoint holds it whole
+        merge_zero(tmp_path / "two" / f"checkpoint-{STEPS}", tmp_path / "merged")
+        assert distance(tmp_path / "two", tmp_path / "merged") == 0
 
 
 def test_a_killed_run_resumes_to_the_same_weights_bit_for_bit(data, undisturbed, tmp_path):
