@@ -55,7 +55,14 @@ def place(model: PreTrainedModel, placement: Placement) -> torch.device:
     main = _main_device(devices)
     model.requires_grad_(False)
     try:
-        dispatch_model(model, device_map, main_device=main, offload_dir=_own_folder(model, placement.offload_folder))
+        dispatch_model(
+            model,
+            device_map,
+            main_device=main,
+            offload_dir=_own_folder(model, placement.offload_folder),
+            # such a module may look at the device of a weight that lies in one of its parts
+            preload_module_classes=list(model._no_split_modules or []),
+        )
     except (ValueError, RuntimeError, AssertionError) as error:
         raise InputError(f"the device map {device_map} cannot be followed: {error}") from error
     return main
