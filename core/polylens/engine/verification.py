@@ -56,9 +56,10 @@ class GradientReport:
         limit: what it may be.
         components: component -> its own relative error, ``objective`` being the objective's own parameters.
         objective_error: relative error of the objective's gradient against differences of its loss.
-        pairs, micro_batches: queries of all ranks; micro-batches of one rank.
+        pairs, micro_batches: pairs or conversations of all ranks; micro-batches of one rank.
         compared, trained: numbers of weights.
         launcher: how the gradient was summed.
+        records: ``pairs`` or ``conversations``.
     """
 
     error: float
@@ -70,6 +71,7 @@ class GradientReport:
     compared: int
     trained: int
     launcher: str
+    records: str = "pairs"
 
     @property
     def is_decided(self) -> bool:
@@ -85,7 +87,7 @@ class GradientReport:
         weights = f"{self.compared:,} of {self.trained:,} trained weights"
         return (
             f"gradient verified: relative error {self.error:.1e} (limit {self.limit:.0e}{verdict}; {each}) on "
-            f"{self.pairs} pairs in {self.micro_batches} micro-batches a rank, {weights}, {self.launcher}"
+            f"{self.pairs} {self.records} in {self.micro_batches} micro-batches a rank, {weights}, {self.launcher}"
         )
 
 
@@ -137,6 +139,7 @@ class GradientCheck:
             compared=sum(full_shape(p).numel() for p in chosen.values()),
             trained=sum(full_shape(p).numel() for p in trained.values()),
             launcher=_launcher(model),
+            records=self.objective.records,
         )
         _refuse(report, type(self.objective).__name__)
         return report

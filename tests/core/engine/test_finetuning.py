@@ -117,6 +117,7 @@ def test_two_ranks_of_zero_3_with_lora_and_validation(data, tmp_path):
     assert main(command(data, tmp_path / "one", *more)) == 0
     ranks = torchrun("-m", "polylens", *command(data, tmp_path / "two", "--deepspeed", str(config), *more, batch=2))
     assert "gradient verified: relative error" in ranks[0].output
+    assert " conversations in " in ranks[0].output
     assert distance(tmp_path / "one", tmp_path / "two") < 1e-3
     one, two = ([line["eval_loss"] for line in lines(tmp_path / n) if "eval_loss" in line] for n in ("one", "two"))
     assert one == pytest.approx(two, rel=1e-3)

@@ -1,5 +1,6 @@
 """The same weights and inputs as the original program, compared with what it computed (float32, CPU)."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -7,9 +8,11 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
-from polylens.contracts import Batch
+from polylens.contracts import IGNORE_INDEX, Batch
+from polylens.engine.training_module import TrainingModule
 from polylens.engine.weights import put_adapter
 from polylens.modeling.preprocessing import BicubicPreprocessor, normalise
+from polylens.objectives.lm import LanguageModelling, LmOptions
 from polylens_minicpmv.family import MINICPMV_2_0
 from polylens_minicpmv.models.base import MEAN, STD
 from polylens_minicpmv.models.minicpmv2 import MiniCPMV2, MiniCPMV2Config
@@ -108,6 +111,17 @@ def test_logits_and_loss(outputs, expected, stored):
     shifted = stored["labels"].long()  # by the original itself
     loss = F.cross_entropy(logits.flatten(0, 1), shifted.flatten())
     torch.testing.assert_close(loss, expected["loss"], rtol=1e-5, atol=0)
+
+
+@torch.no_grad()
+def test_the_objective_gives_that_loss(model, batch, stored, expected):
+    """Three positions at a time; the original's labels are shifted already, ours are not."""
+    labels = torch.full_like(batch.labels, IGNORE_INDEX)
+    labels[:, 1:] = stored["labels"][:, :-1]
+    given = replace(batch, labels=labels)
+    objective = LanguageModelling(LmOptions(logit_positions=3))
+    loss = TrainingModule(model, objective)(given, objective.normalisers(given)).additive
+    torch.testing.assert_close(loss.float(), expected["loss"], rtol=1e-5, atol=0)
 
 
 def test_an_adapter_of_the_original_fine_tuning(original, original_config, batch, stored):
