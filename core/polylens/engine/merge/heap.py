@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 
-_EVERY = 64 * 2**20
+_EVERY = 112 * 2**20
 """Bytes of weights. Temporaries of many sizes leave holes in the heap, which would otherwise add up to several times
 what is in use; giving them back after every weight would cost as much time as merging."""
 
