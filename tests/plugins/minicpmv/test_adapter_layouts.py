@@ -109,3 +109,16 @@ def test_both_layouts_merge_to_what_they_compute(request, base, era, tmp_path):
             module.merge()
     expected = {name.replace(".base_layer.", "."): value for name, value in loaded.state_dict().items()}
     assert all(torch.equal(value, expected[name]) for name, value in merged.items())
+
+
+def test_an_adapter_of_the_original_2_5_loads_whole(golden, tmp_path):
+    source = golden / "minicpmv" / "minicpmv25"
+    base = Path(shutil.copytree(source / "tokenizer", tmp_path / "base"))
+    for name in ("model.safetensors", "config.json"):
+        shutil.copy(source / name, base)
+    found = load_checkpoint("minicpmv", str(source / "lora_era2"), base=str(base))
+    own = {name.replace(".base_layer.", "."): value for name, value in found.model.state_dict().items()}
+    for name, value in load_file(source / "lora_era2" / "adapter_model.safetensors").items():
+        place = name.removeprefix(PREFIX)
+        place = place if place in own else place.replace(".weight", ".default.weight")
+        assert torch.equal(own[place], value), name
