@@ -4,8 +4,8 @@
 
 All three train the same model with the same in-batch loss (temperature 0.05, dropout off, float32) on the same pairs.
 Each measurement is a process of its own, of two steps: seconds are processor time of one thread in the second step,
-memory is the peak of the first one above what was there before it. polylens is given a quarter of the memory of the plain step. The program ends with an error
-if gradients differ by more than rounding.
+memory is the peak of the first one above what was there before it. polylens is given a quarter of the memory of the
+plain step. The program ends with an error if gradients differ by more than rounding.
 
 - uniform: 512 pairs, queries of 16 tokens and documents of 48; BERT of 4 layers, hidden size 256, mean pooling.
 - ragged: the same with queries of 4 to 16 tokens and documents of 12 to 96, log-uniform.
