@@ -97,5 +97,6 @@ def _as_text(option: Option, values: Sequence[str], spelling: str) -> str:
     if len(values) == 1 and (option.takes_one or values[0].startswith("[") or values[0] == "null"):
         return values[0]
     if option.takes_several:
-        return json.dumps(list(values))
+        words = [word for value in values for word in value.split(",")] if option.names_parts else list(values)
+        return json.dumps(words)
     raise InputError(f"{spelling} takes one value, not {len(values)}: {' '.join(values)}")

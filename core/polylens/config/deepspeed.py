@@ -1,8 +1,8 @@
-"""Checks a DeepSpeed configuration before anything is loaded."""
+"""The DeepSpeed configuration of a run: presets of ZeRO, and checks before anything is loaded."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -33,6 +33,33 @@ _STAGE_0 = {
 }
 _OFFLOAD = {"/zero_optimization/offload_optimizer": (1, 2, 3), "/zero_optimization/offload_param": (3,)}
 _CPU_OPTIMIZERS = ("adamw_torch", "adamw_torch_fused", "adagrad")
+
+OFFLOADED = {"optimizer": "offload_optimizer", "params": "offload_param"}
+"""What ``offload`` may name, and DeepSpeed's block for it."""
+
+
+def zero_preset(stage: Literal[1, 2, 3], offload: Sequence[str] = ()) -> dict[str, Any]:
+    """The DeepSpeed configuration of ``zero`` and ``offload``.
+
+    The precision, the sizes of batches and the clipping are the run's own. Sizes of buckets are left to DeepSpeed:
+    with them the ways of training were checked, and ``polylens estimate`` counts them.
+
+    Args:
+        offload: names of ``OFFLOADED``; ``params`` has an effect on stage 3 alone.
+
+    >>> zero_preset(2, ["optimizer"])["zero_optimization"]
+    {'stage': 2, 'offload_optimizer': {'device': 'cpu', 'pin_memory': True}}
+    """
+    blocks = {OFFLOADED[name]: {"device": "cpu", "pin_memory": True} for name in offload}
+    return {
+        "zero_optimization": {"stage": stage, **blocks},
+        "bf16": {"enabled": "auto"},
+        "fp16": {"enabled": "auto"},
+        "gradient_clipping": "auto",
+        "gradient_accumulation_steps": "auto",
+        "train_batch_size": "auto",
+        "train_micro_batch_size_per_gpu": "auto",
+    }
 
 
 def check_deepspeed(
@@ -106,7 +133,7 @@ def _wrong_offload(config: Mapping[str, Any], optimizer: str) -> Iterator[str]:
     if offloaded and forced and optimizer not in _CPU_OPTIMIZERS:
         yield (
             f"/zero_optimization/offload_optimizer: --optim {optimizer} would become Adam without a word; choose "
-            f'{", ".join(_CPU_OPTIMIZERS)}, or add "zero_force_ds_cpu_optimizer": false to keep it'
+            f'{", ".join(_CPU_OPTIMIZERS)}, or a DeepSpeed file with "zero_force_ds_cpu_optimizer": false to keep it'
         )
 
 

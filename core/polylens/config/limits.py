@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from polylens.config.deepspeed import OFFLOADED
 from polylens.errors import InputError
 
 if TYPE_CHECKING:
@@ -49,8 +50,25 @@ def check_limits(run: RunConfig) -> None:
         InputError: all that is wrong, each with its place in a run file.
     """
     found = [problem for path, value in _leaves(asdict(run)) if (problem := _problem(path, value))]
+    found += _zero_problems(run)
     if found:
         raise InputError("; ".join(found))
+
+
+def _zero_problems(run: RunConfig) -> Iterator[str]:
+    if run.zero is None:
+        if run.offload:
+            yield "/offload: it has no effect without zero: set --zero 1, 2 or 3"
+        return
+    if run.zero not in (1, 2, 3):
+        yield f"/zero is {run.zero!r}; it must be 1, 2 or 3"
+    if run.training.get("deepspeed"):
+        yield "/zero and /training/deepspeed exclude each other: give --zero, or a DeepSpeed file"
+    for name in run.offload:
+        if name not in OFFLOADED:
+            yield f"/offload: {name!r} cannot be offloaded; it may name {', '.join(OFFLOADED)}"
+    if "params" in run.offload and run.zero in (1, 2):
+        yield f"/offload: params has no effect on ZeRO-{run.zero}, where every rank has all weights; set --zero 3"
 
 
 def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:

@@ -152,6 +152,9 @@ class RunConfig:
         dtype: of the weights; ``bf16: true`` in ``training`` is mixed precision over float32 weights.
         attn_implementation: ``sdpa``, ``eager`` or ``flash_attention_2``.
         options: of the model family, such as ``max_slice_nums``; see ``polylens plugins list --families``.
+        zero: stage of DeepSpeed's ZeRO (Rajbhandari et al. 2020, arXiv 1910.02054): 1 partitions the optimizer over
+            the ranks, 2 gradients too, 3 weights too. In place of a file for ``deepspeed``.
+        offload: what ZeRO keeps in host memory: the ``optimizer`` and its step, and on stage 3 the ``params``.
         training: any field of ``transformers.TrainingArguments``.
         verify_gradient: before training, compare the gradient of a few pairs with a direct one, print the relative
             error, and stop if it is large. The run itself stays the same, bit for bit.
@@ -170,6 +173,8 @@ class RunConfig:
     dtype: Literal["auto", "float32", "bfloat16", "float16", "float64"] = "float32"
     attn_implementation: str = "sdpa"
     options: dict[str, Any] = field(default_factory=dict)
+    zero: Literal[1, 2, 3] | None = None
+    offload: list[Literal["optimizer", "params"]] = field(default_factory=list)
     training: dict[str, Any] = field(default_factory=dict)
     verify_gradient: bool = False
 

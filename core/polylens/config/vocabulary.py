@@ -31,6 +31,8 @@ REFUSED_TRAINING = {
 }
 """Fields of ``TrainingArguments`` that a run may not set, with the reason."""
 
+_LISTS_OF_NAMES = ("tune", "lora.components", "offload")
+
 _HIDDEN_TRAINING = {"output_dir", "local_rank", *REFUSED_TRAINING}
 
 
@@ -81,6 +83,11 @@ class Option:
     @property
     def takes_several(self) -> bool:
         return self.hint is Any or any(_origin(kind) in (list, tuple) for kind in _alternatives(self.hint))
+
+    @property
+    def names_parts(self) -> bool:
+        """Whether it is a list of names, between which commas may stand; a path may have a comma."""
+        return self.path in _LISTS_OF_NAMES
 
     @property
     def takes_one(self) -> bool:

@@ -14,7 +14,7 @@ from transformers import TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import get_last_checkpoint
 
-from polylens.config.deepspeed import Precision, check_deepspeed, precision_of, zero_stage
+from polylens.config.deepspeed import Precision, check_deepspeed, precision_of, zero_preset, zero_stage
 from polylens.config.run import GradientCacheConfig, RunConfig
 from polylens.errors import InputError
 
@@ -85,6 +85,8 @@ def training_arguments(
     given |= config.training
     accumulation = int(given.pop("gradient_accumulation_steps", 1))
     given.pop("resume_from_checkpoint", None)
+    if config.zero is not None:
+        given["deepspeed"] = zero_preset(config.zero, config.offload)
     given.pop("load_best_model_at_end", None)  # ``training`` itself takes the best checkpoint
     for name, reason in _REFUSED.items():
         if given.get(name):
@@ -119,7 +121,7 @@ def _take_from_accelerate(given: dict[str, Any]) -> None:
         if os.environ.get(variable, "false").lower() not in ("false", "no"):
             raise InputError(f"accelerate launch: {option}")
     if os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true" and not given.get("deepspeed"):
-        raise InputError("accelerate launch --use_deepspeed: give the configuration with --deepspeed FILE as well")
+        raise InputError("accelerate launch --use_deepspeed: give --zero or --deepspeed FILE as well")
     wanted = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
     if wanted == "fp8":
         raise InputError("accelerate launch --mixed_precision fp8 is not supported; use bf16")

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from polylens.config.deepspeed import check_deepspeed
+from polylens.config.deepspeed import OFFLOADED, check_deepspeed, zero_preset
 from polylens.errors import InputError
 
 ZERO2 = {"zero_optimization": {"stage": 2}, "train_micro_batch_size_per_gpu": "auto"}
@@ -58,6 +58,21 @@ def test_a_broken_file_is_named(text, message, tmp_path):
 def test_a_missing_file_is_named():
     with pytest.raises(InputError, match=r"cannot read the DeepSpeed file 'none\.json': No such file"):
         check_deepspeed("none.json")
+
+
+@pytest.mark.parametrize(
+    ("stage", "offload"),
+    [(1, []), (1, ["optimizer"]), (2, []), (2, ["optimizer"]), (3, ["params"]), (3, [*OFFLOADED])],
+)
+@pytest.mark.parametrize("precision", ["float32", "bf16", "fp16"])
+def test_presets_pass_and_decide_nothing_that_is_the_run_s(stage, offload, precision):
+    found = zero_preset(stage, offload)
+    assert check_deepspeed(found, precision) == found
+    blocks = {OFFLOADED[name]: {"device": "cpu", "pin_memory": True} for name in offload}
+    assert found.pop("zero_optimization") == {"stage": stage, **blocks}
+    assert (found.pop("bf16"), found.pop("fp16")) == ({"enabled": "auto"}, {"enabled": "auto"})
+    assert set(found.values()) == {"auto"}
+    assert {"gradient_clipping", "train_batch_size"} < found.keys()
 
 
 def zero(stage: int, **more) -> dict:

@@ -29,6 +29,11 @@ def run(**values) -> RunConfig:
         ({"training": {"adam_beta1": 1.0}}, "/training/adam_beta1 is 1.0; it must be at least 0, and at most 1"),
         ({"training": {"per_device_train_batch_size": 0}}, "/training/per_device_train_batch_size is 0"),
         ({"training": {"max_grad_norm": float("inf")}}, "/training/max_grad_norm is inf"),
+        ({"zero": 4}, "/zero is 4; it must be 1, 2 or 3"),
+        ({"offload": ["optimizer"]}, "/offload: it has no effect without zero"),
+        ({"zero": 3, "offload": ["grads"]}, "/offload: 'grads' cannot be offloaded; it may name optimizer, params"),
+        ({"zero": 2, "offload": ["params"]}, "/offload: params has no effect on ZeRO-2, where every rank has all"),
+        ({"zero": 2, "training": {"deepspeed": "a.json"}}, "/zero and /training/deepspeed exclude each other"),
     ],
 )
 def test_a_value_out_of_range_is_named(values, message):

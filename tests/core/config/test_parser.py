@@ -146,12 +146,22 @@ def test_a_file_that_is_not_there():
         (["--objective", "contrastve"], r"no installed plugin has an objective 'contrastve' \(did you mean 'contr"),
         (["--fsdp", "full_shard"], "--fsdp: FSDP is not supported: the gradient cache"),
         (["--micro_batch_size", "1", "--micro-batch-tokens", "9"], "exclude each other"),
+        (["--zero", "4"], "--zero is '4', not 1 or 2 or 3 or null"),
+        (["--zero", "3", "--offload", "optimiser"], "--offload is 'optimiser', not list of optimizer or params"),
+        (["--offload", "optimizer"], "/offload: it has no effect without zero"),
         (["--deepspeed", '{"scheduler": {"type": "WarmupLR"}}'], "/scheduler: it would replace the run's schedule"),
     ],
 )
 def test_a_wrong_command_line_says_what_is_wrong(argv, message):
     with pytest.raises(InputError, match=message):
         parse_run([*BASE, *argv])
+
+
+@pytest.mark.parametrize("words", [["optimizer,params"], ["optimizer", "params"], ['["optimizer", "params"]']])
+def test_names_stand_apart_or_with_commas(words):
+    run = parse_run([*BASE, "--zero", "3", "--offload", *words, "--tune", "vision,llm", "--train", "a,b.jsonl"])
+    assert (run.zero, run.offload, run.tune) == (3, ["optimizer", "params"], ["vision", "llm"])
+    assert run.data.train == ["a,b.jsonl"]
 
 
 def test_required_options_are_asked_for():

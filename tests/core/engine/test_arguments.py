@@ -61,7 +61,7 @@ def test_false_is_no_wish(tmp_path):
 def test_deepspeed_of_accelerate_alone_is_refused(tmp_path, monkeypatch):
     """The check of a DeepSpeed file would never see that configuration."""
     monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
-    with pytest.raises(InputError, match="give the configuration with --deepspeed FILE as well"):
+    with pytest.raises(InputError, match="give --zero or --deepspeed FILE as well"):
         training_arguments(config(tmp_path))
 
 
@@ -136,6 +136,30 @@ def test_deepspeed_gets_what_trainer_knows():
     assert found["bf16"] == found["fp16"] == {"enabled": "auto"}
     assert found["zero_allow_untested_optimizer"] is True
     assert found["zero_optimization"] == {"stage": 2}
+
+
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_a_preset_is_filled_in_as_a_file_is(tmp_path, stage, monkeypatch):
+    monkeypatch.setattr("polylens.engine.arguments._start_deepspeed", lambda: None)
+    offload = ["optimizer", "params"] if stage == 3 else ["optimizer"]
+    run = config(tmp_path, bf16=True, max_grad_norm=0.25, gradient_accumulation_steps=4)
+    run.zero, run.offload = stage, offload
+    args, accumulation = training_arguments(run)
+    args.hf_deepspeed_config.trainer_config_process(args)
+    found = args.hf_deepspeed_config.config
+    assert found["zero_optimization"]["stage"] == stage
+    assert found["zero_optimization"]["offload_optimizer"]["device"] == "cpu"
+    assert ("offload_param" in found["zero_optimization"]) == (stage == 3)
+    assert (found["bf16"]["enabled"], found["fp16"]["enabled"]) == (True, False)
+    assert (found["gradient_clipping"], found["gradient_accumulation_steps"], accumulation) == (0.25, 1, 4)
+    assert found["zero_optimization"].get("stage3_gather_16bit_weights_on_model_save", False) == (stage == 3)
+
+
+def test_a_preset_passes_the_checks_of_a_file(tmp_path):
+    run = config(tmp_path, optim="sgd")
+    run.zero, run.offload = 2, ["optimizer"]
+    with pytest.raises(InputError, match="--optim sgd would become Adam without a word"):
+        training_arguments(run)
 
 
 @pytest.mark.parametrize(("stage", "found"), [(1, None), (2, {"grad_accum_dtype": "fp32"})])

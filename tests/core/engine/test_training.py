@@ -78,12 +78,17 @@ def test_two_ranks_of_ddp_end_with_the_same_weights(data, undisturbed, tmp_path)
     assert distance(undisturbed, tmp_path) < 1e-4
 
 
-@pytest.mark.parametrize("more", [(), ("--use_lora", "true", "--lora_dropout", "0")], ids=["full", "lora"])
-def test_two_ranks_of_zero_3_end_with_the_same_weights(data, tmp_path, more):
-    config = tmp_path / "zero3.json"
-    config.write_text('{"zero_optimization": {"stage": 3, "stage3_param_persistence_threshold": 0}}')
+ZERO_3 = '{"zero_optimization": {"stage": 3, "stage3_param_persistence_threshold": 0}}'
+
+
+@pytest.mark.parametrize(
+    ("way", "more"),
+    [(("--deepspeed", ZERO_3), ()), (("--zero", "3"), ("--use_lora", "true", "--lora_dropout", "0"))],
+    ids=["full", "lora"],
+)
+def test_two_ranks_of_zero_3_end_with_the_same_weights(data, tmp_path, way, more):
     assert main(command(data, tmp_path / "one", *more)) == 0
-    torchrun("-m", "polylens", *command(data, tmp_path / "two", "--deepspeed", str(config), *more, batch=4))
+    torchrun("-m", "polylens", *command(data, tmp_path / "two", *way, *more, batch=4))
     assert distance(tmp_path / "one", tmp_path / "two") < 1e-3
     one, two = (polylens.load(None, tmp_path / name).embed(texts=["red bar"]) for name in ("one", "two"))
     torch.testing.assert_close(one, two, atol=1e-2, rtol=0)
