@@ -74,7 +74,6 @@ class Way:
 
 
 WAYS = [
-    Way(2, offload="optimizer"),
     Way(3, offload="all", checkpointing=True, dropout=0.1),
     Way(1, "bf16"),
     Way(2, "fp16", scale_power=17),  # the first steps overflow and are skipped

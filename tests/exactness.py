@@ -1,7 +1,8 @@
 """The cached gradient of the real tiny VLM against one graph over the whole global batch.
 
-Run as a script by every rank: ``exactness.py ddp`` or ``exactness.py zero``. It prints one line a case and ends with
-an error if a case is not exact.
+Run as a script by every rank: ``exactness.py ddp``, or ``exactness.py zero`` with every case at stages 2 and 3 and a
+third of them at 0 and 1, or ``exactness.py all`` with every case at every stage. It prints one line a case and ends
+with an error if a case is not exact.
 """
 
 from __future__ import annotations
@@ -282,7 +283,9 @@ def main(kind: str) -> Iterator[tuple[str, float, float]]:
         import deepspeed
 
         deepspeed.init_distributed("gloo")
-        for stage, case in itertools.product((0, 1, 2, 3), CASES):
+        for stage, (i, case) in itertools.product((0, 1, 2, 3), enumerate(CASES)):
+            if kind == "zero" and stage < 2 and i % 3 != stage:
+                continue
             yield f"zero {stage} {case}", zero(case, stage), 1e-5
         for stage in (1, 2, 3):
             case = dataclasses.replace(CASES[3], low_memory=True)

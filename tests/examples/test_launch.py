@@ -68,6 +68,7 @@ def test_slurm(data, tmp_path):
     assert output.count("2 steps, mean loss") == 1, "one of two ranks reports"
 
 
+@pytest.mark.long
 def test_two_nodes(data, tmp_path):
     """Two agents, as on two machines, one process each."""
     env = {"PROCESSES": "1", "PORT": str(free_port())}

@@ -316,6 +316,7 @@ def test_trains_with_the_command_of_every_plugin(trained):
     assert "model.layers.0.self_attn.q_proj.weight" in names(folder)
 
 
+@pytest.mark.long
 @pytest.mark.timeout(900)
 def test_two_ranks_of_zero3_train_the_same_weights(pages, trained, tmp_path):
     """transformers builds parts of this model by itself, which partitions them if nobody says otherwise."""

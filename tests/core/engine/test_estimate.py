@@ -27,6 +27,7 @@ from polylens.testing.subject import encoded, picture
 TINY = Request("minicpmv", "tiny", workload=Workload(sequence_length=512, image_size=(200, 100)))
 
 
+@pytest.mark.long
 @pytest.mark.timeout(600)
 def test_states_are_those_of_a_run_on_two_ranks():
     main, _ = torchrun(ROOT / "tests" / "held_states.py", timeout=500)

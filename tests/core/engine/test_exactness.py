@@ -21,10 +21,14 @@ def test_on_two_ranks_of_ddp():
 
 
 @pytest.mark.timeout(1200)
-def test_on_two_ranks_of_zero():
-    ranks = torchrun(SCRIPT, "zero", timeout=1100)
-    contrastive, lm = 4 * len(CASES) + 5, 3
-    assert all(rank.output.count("at most 1e-05") == contrastive + lm for rank in ranks)
+@pytest.mark.parametrize(
+    ("kind", "cases"),
+    [("zero", 2 * len(CASES) + 2 * len(CASES) // 3), pytest.param("all", 4 * len(CASES), marks=pytest.mark.long)],
+)
+def test_on_two_ranks_of_zero(kind, cases):
+    ranks = torchrun(SCRIPT, kind, timeout=1100)
+    low_memory, lm = 5, 3
+    assert all(rank.output.count("at most 1e-05") == cases + low_memory + lm for rank in ranks)
     assert all(rank.output.count("at most 1e-10") == 1 for rank in ranks)  # lm under DDP
 
 

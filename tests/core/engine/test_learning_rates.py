@@ -73,6 +73,7 @@ def test_rates_that_mean_nothing(tiny, model, rates, said):
         check_learning_rates(rates, model, tiny.family)
 
 
+@pytest.mark.long
 def test_a_run_stopped_and_resumed_keeps_them(toy, tmp_path):
     """A rate of 0 leaves a component as it was, through a checkpoint too; the others learn."""
     pairs, store = toy

