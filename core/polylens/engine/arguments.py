@@ -47,7 +47,6 @@ _ACCELERATE = {
 
 _COMPILE = "dropout could not be replayed in the second pass"
 _ONE_STEP = "a step of the gradient cache has micro-batches of its own; see gradient_cache.micro_batch_tokens"
-_HUB = "push the finished folder with `hf upload`"
 _METRICS = "validation measures retrieval; it has no predictions to put together"
 _REFUSED = {
     "fsdp": "its gradients were not checked against a direct step; use ZeRO-3",
@@ -61,13 +60,18 @@ _REFUSED = {
     "label_smoothing_factor": "objectives have options of their own",
     "torch_empty_cache_steps": "the step does not go through Trainer's own",
     "include_num_input_tokens_seen": "tokens_per_second is logged instead",
-    "push_to_hub": _HUB,
     "batch_eval_metrics": _METRICS,
     "include_for_metrics": _METRICS,
     "eval_use_gather_object": _METRICS,
     "eval_accumulation_steps": _METRICS,
 }
 """Fields of ``TrainingArguments`` that would be wrong here, or do nothing."""
+
+
+_HUB_REFUSED = {
+    "hub_always_push": "the hub gets the finished model alone",
+    "hub_strategy": "only `end` is: a checkpoint may be deleted while it is being sent; push one with `hf upload`",
+}
 
 
 def training_arguments(
@@ -91,6 +95,7 @@ def training_arguments(
     for name, reason in _REFUSED.items():
         if given.get(name):
             raise InputError(f"{name} is not supported: {reason}")
+    _check_hub(given)
     if accumulation < 1:
         raise InputError(f"gradient_accumulation_steps is {accumulation}; it must be at least 1")
     _take_from_accelerate(given)
@@ -113,6 +118,16 @@ def training_arguments(
         _check_agreement(args)
         _start_deepspeed()
     return args, accumulation
+
+
+def _check_hub(given: dict[str, Any]) -> None:
+    """What is pushed is the finished model; transformers' default is every checkpoint too."""
+    wishes = {name: given.get(name) for name in _HUB_REFUSED}
+    for name, wish in wishes.items():
+        if wish and wish != "end":
+            raise InputError(f"{name}: {wish} is not supported: {_HUB_REFUSED[name]}")
+    if given.get("push_to_hub"):
+        given["hub_strategy"] = "end"
 
 
 def _take_from_accelerate(given: dict[str, Any]) -> None:

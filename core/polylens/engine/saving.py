@@ -101,11 +101,14 @@ def copy_small_files(source: Path, target: Path) -> None:
             shutil.copyfile(path, target / path.name)
 
 
-def copy_model_folder(checkpoint: Path, target: Path) -> None:
+def copy_model_folder(checkpoint: Path, target: Path) -> list[str]:
     """Copy the model out of a checkpoint, without optimizer and training state; each file appears whole.
 
     The files without which a folder is no model go first and come last: whoever is killed in between leaves no mixture
     of two models that would load.
+
+    Returns:
+        The names of the files.
     """
     target.mkdir(parents=True, exist_ok=True)
     for name in _WRITTEN:
@@ -114,6 +117,7 @@ def copy_model_folder(checkpoint: Path, target: Path) -> None:
     for path in sorted(files, key=lambda path: (path.name in _WRITTEN, path.name)):
         with replacing(target / path.name) as partial:
             shutil.copyfile(path, partial)
+    return sorted(path.name for path in files)
 
 
 def publish(partial: Path, final: Path) -> None:

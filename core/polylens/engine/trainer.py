@@ -223,6 +223,9 @@ class PolylensTrainer(Trainer):
 
     # Checkpoints
 
+    def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
+        """Nothing: the repository was made before anything was loaded."""
+
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Write a model folder; under ZeRO every rank takes part."""
         state_dict: Any = self.accelerator.get_state_dict(self.model_wrapped)

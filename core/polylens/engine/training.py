@@ -16,7 +16,7 @@ from polylens.config.card import ModelCard
 from polylens.config.parser import run_text
 from polylens.config.run import RunConfig
 from polylens.contracts import Objective
-from polylens.engine import distributed
+from polylens.engine import distributed, hub
 from polylens.engine.arguments import checkpoint_to_resume, training_arguments
 from polylens.engine.conversation_training import ConversationTask
 from polylens.engine.failures import explained
@@ -87,6 +87,8 @@ def _train(config: RunConfig, evaluators: Mapping[str, MakeEvaluator]) -> Traini
     _check_kept_graphs(config, args, objective)
     zero3 = bool(args.deepspeed) and args.hf_deepspeed_config.is_zero3()
     check_adapters(config.lora, config.tune, zero3=zero3)
+    if args.push_to_hub:
+        args.hub_model_id = distributed.agreed(lambda: hub.open_repository(args))[0]
     resume = distributed.gather_objects(resume)[0]  # rank 0 has the folder to itself
     set_seed(args.seed)
     task = TASKS[objective.records](config, objective)
@@ -180,6 +182,8 @@ def _write_run(config: RunConfig, args: TrainingArguments) -> None:
     if args.should_save:
         folder = Path(config.output_dir)
         folder.mkdir(parents=True, exist_ok=True)
+        kept = {name: value for name, value in config.training.items() if name != "hub_token"}
+        config = dataclasses.replace(config, training=kept)
         write_text(folder / "run.yaml", [run_text(config)])
 
 
@@ -193,9 +197,12 @@ def _finish(trainer: PolylensTrainer, loss: float, keep_best: bool) -> TrainingR
     partial = folder / LAST_MODEL
     if best is None:
         trainer.save_model(str(partial), _internal_call=True)
+    names = []
     if trainer.args.should_save:
-        copy_model_folder(Path(best or partial), folder)
+        names = copy_model_folder(Path(best or partial), folder)
         remove(partial)
         trainer.remove_old_checkpoints()  # as a run that was killed before it could
-    distributed.barrier()
+    distributed.barrier()  # before a push, whose length is the network's: no rank waits for it
+    if trainer.args.push_to_hub and trainer.is_world_process_zero():
+        hub.push(folder, names, str(trainer.args.hub_model_id), trainer.args)
     return TrainingResult(folder, trainer.state.global_step, loss, trainer.state.best_metric, trainer.args.should_save)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -141,10 +142,9 @@ def test_deepspeed_gets_what_trainer_knows():
 @pytest.mark.parametrize("stage", [1, 2, 3])
 def test_a_preset_is_filled_in_as_a_file_is(tmp_path, stage, monkeypatch):
     monkeypatch.setattr("polylens.engine.arguments._start_deepspeed", lambda: None)
-    offload = ["optimizer", "params"] if stage == 3 else ["optimizer"]
     run = config(tmp_path, bf16=True, max_grad_norm=0.25, gradient_accumulation_steps=4)
-    run.zero, run.offload = stage, offload
-    args, accumulation = training_arguments(run)
+    offload = ["optimizer", "params"] if stage == 3 else ["optimizer"]
+    args, accumulation = training_arguments(replace(run, zero=stage, offload=offload))
     args.hf_deepspeed_config.trainer_config_process(args)
     found = args.hf_deepspeed_config.config
     assert found["zero_optimization"]["stage"] == stage
@@ -156,8 +156,7 @@ def test_a_preset_is_filled_in_as_a_file_is(tmp_path, stage, monkeypatch):
 
 
 def test_a_preset_passes_the_checks_of_a_file(tmp_path):
-    run = config(tmp_path, optim="sgd")
-    run.zero, run.offload = 2, ["optimizer"]
+    run = replace(config(tmp_path, optim="sgd"), zero=2, offload=["optimizer"])
     with pytest.raises(InputError, match="--optim sgd would become Adam without a word"):
         training_arguments(run)
 
