@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import json
 import os
+from _pickle import UnpicklingError  # what torch.load raises; nothing here unpickles
 from collections.abc import Iterator
 from contextlib import contextmanager
+from enum import EnumType
 from pathlib import Path
 from typing import Any
 
@@ -47,12 +49,22 @@ def only_values(*, deepspeed: bool) -> Iterator[None]:
 
 
 def _of_deepspeed() -> list[Any]:
-    """Classes in DeepSpeed's checkpoints; none of them does anything when it is made."""
+    """Classes in DeepSpeed's checkpoints; none of them does anything when it is made.
+
+    Python before 3.11.4 pickles a member of an enumeration as ``getattr`` of its class.
+    """
     from deepspeed.runtime.fp16.loss_scaler import DynamicLossScaler, LossScaler
     from deepspeed.runtime.zero.config import ZeroStageEnum
     from deepspeed.utils.tensor_fragment import fragment_address
 
-    return [DynamicLossScaler, LossScaler, ZeroStageEnum, fragment_address]
+    return [DynamicLossScaler, LossScaler, ZeroStageEnum, fragment_address, (_member, "builtins.getattr")]
+
+
+def _member(kind: Any, name: str) -> Any:
+    """What stands for ``getattr`` in a checkpoint: a member of an enumeration, and nothing else."""
+    if not isinstance(kind, EnumType):
+        raise UnpicklingError(f"a checkpoint asks for {name!r} of {kind!r}")
+    return kind[name]
 
 
 def check_checkpoint(folder: Path) -> None:

@@ -6,9 +6,12 @@ import json
 import os
 import shutil
 from pathlib import Path
+from pickle import UnpicklingError
 
 import pytest
 import torch
+from deepspeed.runtime.fp16.loss_scaler import LossScaler
+from deepspeed.runtime.zero.config import ZeroStageEnum
 
 from polylens.cli import main
 from polylens.engine.resuming import check_checkpoint, only_values
@@ -113,3 +116,24 @@ def test_a_good_checkpoint_passes(run):
 def test_a_folder_without_a_state_is_no_checkpoint(tmp_path):
     with pytest.raises(InputError, match="no state of a run: FileNotFoundError"):
         check_checkpoint(tmp_path)
+
+
+class Attribute:
+    """Is unpickled as ``getattr`` of something: a member of an enumeration, in Python before 3.11.4."""
+
+    def __init__(self, owner, name: str) -> None:
+        self.owner, self.name = owner, name
+
+    def __reduce__(self):
+        return getattr, (self.owner, self.name)
+
+
+def test_of_getattr_only_members_of_enumerations_are_let_through(tmp_path):
+    path = tmp_path / "state.pt"
+    torch.save({"zero_stage": Attribute(ZeroStageEnum, "weights")}, path)
+    with only_values(deepspeed=True):
+        assert torch.load(path)["zero_stage"] is ZeroStageEnum.weights
+    for owner, name in ((ZeroStageEnum, "__subclasses__"), (LossScaler, "backward")):
+        torch.save(Attribute(owner, name), path)
+        with only_values(deepspeed=True), pytest.raises((UnpicklingError, KeyError)):
+            torch.load(path)
