@@ -75,7 +75,7 @@ def stored(folder: Path) -> dict[str, torch.Tensor]:
     }
 
 
-def same(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
+def assert_same(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
     assert found.keys() == expected.keys()
     for name, value in expected.items():
         assert found[name].dtype == value.dtype, name
@@ -93,7 +93,7 @@ def test_the_result_is_that_of_peft(base, tmp_path, kind):
     said = merge_adapter(adapter, tmp_path / "out", plugin="minicpmv")
     expected = merged_by_peft(base, adapter)
     assert not all(torch.equal(value, stored(base)[name]) for name, value in expected.items()), "nothing was adapted"
-    same(stored(tmp_path / "out"), expected)
+    assert_same(stored(tmp_path / "out"), expected)
     assert said.parameters == sum(value.numel() for value in expected.values())
 
 
@@ -103,14 +103,14 @@ def test_in_every_type(tiny, tmp_path, dtype, dora):
     base = base_folder(tiny, tmp_path / "base", getattr(torch, dtype))
     adapter = peft_adapter(base, tmp_path / "adapter", use_dora=dora, modules_to_save=["ln_post"])
     merge_adapter(adapter, tmp_path / "out", plugin="minicpmv")
-    same(stored(tmp_path / "out"), merged_by_peft(base, adapter))
+    assert_same(stored(tmp_path / "out"), merged_by_peft(base, adapter))
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float64"])
 def test_cast_to_another_type(base, tmp_path, dtype):
     adapter = peft_adapter(base, tmp_path / "adapter", modules_to_save=["resampler"])
     merge_adapter(adapter, tmp_path / "out", plugin="minicpmv", dtype=dtype)
-    same(stored(tmp_path / "out"), merged_by_peft(base, adapter, dtype))
+    assert_same(stored(tmp_path / "out"), merged_by_peft(base, adapter, dtype))
     config = json.loads((tmp_path / "out" / "config.json").read_text())
     assert config.get("dtype", config.get("torch_dtype")) == dtype
     assert load_checkpoint(None, str(tmp_path / "out")).model.dtype == getattr(torch, dtype)
@@ -141,7 +141,7 @@ def test_pickled_weights_become_safetensors(base, tmp_path):
     adapter = peft_adapter(base, tmp_path / "adapter")
     merge_adapter(adapter, tmp_path / "out", plugin="minicpmv", base=str(old))
     assert [path.name for path in (tmp_path / "out").glob("*model*")] == ["model.safetensors"]
-    same(stored(tmp_path / "out"), merged_by_peft(base, adapter))
+    assert_same(stored(tmp_path / "out"), merged_by_peft(base, adapter))
 
 
 @pytest.mark.parametrize("dora", [False, True])
@@ -155,7 +155,7 @@ def test_an_adapter_that_polylens_trained_over_a_preset(tiny, tmp_path, dora):
     save_model_folder(made, tmp_path / "adapter", card, parameters={"log_scale": torch.ones(1)})
     said = merge_adapter(tmp_path / "adapter", tmp_path / "out")
     found = load_checkpoint(None, str(tmp_path / "out"))
-    same(found.model.state_dict(), _unloaded(made.model))
+    assert_same(found.model.state_dict(), _unloaded(made.model))
     assert found.card.pooling == "last"
     assert "over tiny" in str(said)
     assert load_file(tmp_path / "out" / "objective.safetensors").keys() == {"log_scale"}
