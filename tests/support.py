@@ -122,6 +122,24 @@ def _report(ranks: Sequence[Rank], what: str) -> str:
     return f"{len(ranks)} ranks: {what}\n" + "\n".join(ends)
 
 
+_HOLDER = """
+import fcntl, sys
+file = open(sys.argv[1], "a")
+fcntl.lockf(file, fcntl.LOCK_EX)
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+def lock_held(path: Path) -> subprocess.Popen[str]:
+    """Another process, which holds the lock file ``path`` until it ends."""
+    command = [sys.executable, "-c", _HOLDER, str(path)]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "held\n"
+    return process
+
+
 def install(folder: Path, name: str, entry_points: Mapping[str, str], modules: Mapping[str, str]) -> Path:
     """Lay out a distribution as pip would; put ``folder`` on the path to have it installed.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,14 @@ import h5py
 import pymupdf
 from toy import write_toy
 
+from polylens.config.run import LoraSettings
 from polylens.data.store import DocumentStore
+from polylens.engine.loading import load_checkpoint
+from polylens.engine.saving import save_model_folder
+from polylens.engine.trainable import choose_trained
+from polylens.objectives.lm import LanguageModelling
 
-JOBS = ("render", "encode", "train", "checkpoint")
+JOBS = ("render", "encode", "train", "checkpoint", "merge")
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +33,7 @@ class Job:
         partial: pattern of the files or folders that exist while something is being written.
         ranks: processes that run the command together.
         grows: what ``partial`` names is there all the time, and grows when it is written.
+        whole: pattern of what is there when all is done: a command that overwrites nothing is not started over it.
     """
 
     command: Callable[[Path], list[str]]
@@ -35,6 +41,11 @@ class Job:
     partial: str
     ranks: int = 1
     grows: bool = False
+    whole: str | None = None
+
+    def is_done(self, output: Path) -> bool:
+        """Whether the command is not to be started again."""
+        return self.whole is not None and any(output.glob(self.whole))
 
     def torn(self, output: Path) -> bool:
         """Whether a kill fell into a write."""
@@ -45,8 +56,8 @@ def make_job(name: str, folder: Path, steps: int = 6) -> Job:
     """A job over small data of its own in ``folder``.
 
     Args:
-        name: ``render``, ``encode``, ``train`` (two ranks under torchrun) or ``checkpoint`` (one process that writes
-            a checkpoint every step).
+        name: ``render``, ``encode``, ``train`` (two ranks under torchrun), ``checkpoint`` (one process that writes
+            a checkpoint every step) or ``merge``.
         steps: of training.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -54,6 +65,8 @@ def make_job(name: str, folder: Path, steps: int = 6) -> Job:
         return _render(folder)
     if name == "encode":
         return _encode(folder)
+    if name == "merge":
+        return _merge(folder)
     return _training(folder, steps, ranks=2, save_steps=2) if name == "train" else _training(folder, steps)
 
 
@@ -97,6 +110,23 @@ def _encode(folder: Path) -> Job:
 def _files(folder: Path) -> dict[str, bytes]:
     assert not list(folder.glob("*.tmp"))
     return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def _merge(folder: Path) -> Job:
+    """An adapter over a model of many files."""
+    made = load_checkpoint("minicpmv", "tiny", seed=1)
+    save_model_folder(made, folder / "base", made.card)
+    (folder / "base" / "model.safetensors").unlink()
+    made.model.save_pretrained(folder / "base", max_shard_size="50KB")
+    choose_trained(made.model, made.family, LanguageModelling(), ["connector"], LoraSettings(enable=True))
+    save_model_folder(made, folder / "adapter", replace(made.card, base_model=str(folder / "base")))
+    arguments = ["merge", str(folder / "adapter"), "--dtype", "float64", "--output-dir"]
+    return Job(lambda output: [*arguments, str(output / "model")], _merged, ".model.tmp", whole="model")
+
+
+def _merged(folder: Path) -> dict[str, bytes]:
+    assert not list(folder.glob("*.tmp"))
+    return _files(folder / "model")
 
 
 def _training(folder: Path, steps: int, ranks: int = 1, save_steps: int = 1) -> Job:

@@ -82,7 +82,7 @@ class Series:
         while self.tally.kills < moments or resumed:
             output = self.folder / f"chain{chain}"
             self.tally.resumed += resumed
-            resumed = self._one(output, kill=self.tally.kills < moments)
+            resumed = self._one(output, kill=self.tally.kills < moments) and not self.job.is_done(output)
             if not resumed:
                 self.compare(output)
                 chain += 1

@@ -2,37 +2,18 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
+from support import lock_held
 
-from polylens.engine import run_folder
+from polylens.engine import locks
 from polylens.engine.run_folder import exclusive
 from polylens.errors import InputError
 
-HOLDER = """
-import fcntl, sys
-file = open(sys.argv[1], "a")
-fcntl.lockf(file, fcntl.LOCK_EX)
-print("held", flush=True)
-sys.stdin.read()
-"""
-
-
-def hold(folder: Path) -> subprocess.Popen:
-    command = [sys.executable, "-c", HOLDER, str(folder / ".lock")]
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    assert process.stdout.readline() == "held\n"
-    return process
-
 
 def test_two_runs_in_one_folder_are_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(run_folder, "_PATIENCE", 0.1)
+    monkeypatch.setattr(locks, "_PATIENCE", 0.1)
     (tmp_path / ".checkpoint-2.tmp").mkdir()
-    with hold(tmp_path) as other:
+    with lock_held(tmp_path / ".lock") as other:
         with pytest.raises(InputError, match="another run is writing into it"), exclusive(tmp_path):
             pass
         assert (tmp_path / ".checkpoint-2.tmp").exists(), "the other run is at work on it"
@@ -51,6 +32,6 @@ def test_a_folder_in_which_nothing_was_written_is_not_left(tmp_path):
 
 def test_only_rank_0_holds_it(tmp_path, monkeypatch):
     monkeypatch.setenv("RANK", "1")
-    with hold(tmp_path) as other, exclusive(tmp_path):
+    with lock_held(tmp_path / ".lock") as other, exclusive(tmp_path):
         assert other.poll() is None
         other.kill()

@@ -86,8 +86,7 @@ def _base(found: ModelSource, plugin: str, partial: Path) -> Iterator[Path]:
     if not found.is_preset:
         yield found.folder
         return
-    folder = partial.with_name(f"{partial.name.removesuffix(PARTIAL)}.base{PARTIAL}")
-    shutil.rmtree(folder, ignore_errors=True)
+    folder = partial / f".base{PARTIAL}"
     try:
         seed = found.card.base_seed if found.card is not None and found.card.base_seed is not None else 0
         checkpoint = load_checkpoint(plugin, str(found.base), seed=seed)

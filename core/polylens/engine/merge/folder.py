@@ -15,6 +15,7 @@ import torch
 from tqdm import tqdm
 
 from polylens.config.card import ModelCard
+from polylens.engine.locks import locked
 from polylens.engine.merge.heap import Heap
 from polylens.engine.saving import PARTIAL, copy_small_files, publish, remove
 from polylens.engine.tensor_files import INDEX, SINGLE, Entry, Read, write_tensors
@@ -60,23 +61,32 @@ class Shard(Protocol):
 def new_folder(target: Path) -> Iterator[Path]:
     """A folder to write into, which gets the name ``target`` when the block ends without an error.
 
-    Whoever is killed inside leaves ``.<name>.tmp`` at most, which the next call removes.
+    Whoever is killed inside leaves ``.<name>.tmp`` and ``.<name>.lock`` at most, which the next call removes.
 
     Raises:
-        InputError: there is something of that name already.
+        InputError: there is something of that name already, another process makes it now, or it has no place.
     """
     target = target.expanduser().resolve()
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise InputError(f"{target} already exists: nothing is ever overwritten; choose another output folder")
-    partial = target.with_name(f".{target.name}{PARTIAL}")
+    _make_place(target.parent)
+    with locked(target.with_name(f".{target.name}.lock"), target):
+        if target.exists() and (not target.is_dir() or any(target.iterdir())):
+            raise InputError(f"{target} already exists: nothing is ever overwritten; choose another output folder")
+        partial = target.with_name(f".{target.name}{PARTIAL}")
+        try:
+            remove(partial)
+            partial.mkdir()
+            yield partial
+            publish(partial, target)
+        except BaseException:  # an interrupt too: a part of a model is of no use, and the disk may be full
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
+
+
+def _make_place(folder: Path) -> None:
     try:
-        remove(partial)
-        partial.mkdir(parents=True)
-        yield partial
-        publish(partial, target)
-    except BaseException:  # an interrupt too: a part of a model is of no use, and the disk may be full
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"--output-dir: the folder {folder} cannot be made: {error.strerror or error}") from error
 
 
 def write_shards(folder: Path, shards: Sequence[Shard]) -> int:

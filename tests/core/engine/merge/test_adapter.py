@@ -11,10 +11,12 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from support import lock_held
 from torch import nn
 
 from polylens.config.card import ModelCard
 from polylens.config.run import LoraSettings
+from polylens.engine import locks
 from polylens.engine.loading import load_checkpoint
 from polylens.engine.merge import merge_adapter
 from polylens.engine.saving import save_model_folder
@@ -220,6 +222,25 @@ def test_what_a_killed_merge_left_is_replaced(base, tmp_path):
     merge_adapter(adapter, tmp_path / "out", plugin="minicpmv")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["adapter", "out"]
     assert not (tmp_path / "out" / "model-00001-of-00009.safetensors").exists()
+
+
+def test_two_merges_into_one_place_are_refused(base, tmp_path, monkeypatch):
+    """A second one would delete what the first is at work on."""
+    monkeypatch.setattr(locks, "_PATIENCE", 0.1)
+    adapter = peft_adapter(base, tmp_path / "adapter")
+    (tmp_path / ".out.tmp").mkdir()
+    with lock_held(tmp_path / ".out.lock") as other:
+        with pytest.raises(InputError, match="out: another run is writing into it; wait for its end"):
+            merge_adapter(adapter, tmp_path / "out", plugin="minicpmv")
+        assert (tmp_path / ".out.tmp").exists()
+        other.kill()
+
+
+def test_a_place_that_cannot_be_is_one_line(base, tmp_path):
+    adapter = peft_adapter(base, tmp_path / "adapter")
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match=r"the folder .*file cannot be made: File exists"):
+        merge_adapter(adapter, tmp_path / "file" / "out", plugin="minicpmv")
 
 
 @pytest.mark.parametrize(
