@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any, ClassVar
 
-from transformers import PreTrainedConfig
 from transformers.models.idefics2.configuration_idefics2 import Idefics2VisionConfig
 
 from polylens.errors import InputError
+from polylens.modeling.configuration import FileConfig
 from polylens_minicpmv.versions import MODEL_TYPE
 
 HEAD_DIM = 128
@@ -30,19 +29,13 @@ SIGLIP_SO400M_980: dict[str, Any] = {
 }
 """The published tower of versions 2.5 and 2.6."""
 
-UNCHANGED = ("_source", "_loaded", "_rope_scaling", "_name_or_path", "architectures", "transformers_version")
-"""What never goes from memory into the file: our own notes, the folder that the model came from, who wrote it."""
 
-
-class MiniCPMVConfig(PreTrainedConfig):
-    """What ``config.json`` says, attribute by attribute; a version adds its own keys and their published values.
-
-    ``to_dict`` gives the file's content back, with what was changed since: transformers would drop generation
-    settings, rename keys and leave out defaults, and other programs read these files too.
-    """
+class MiniCPMVConfig(FileConfig):
+    """What ``config.json`` says; a version adds its own keys and their published values."""
 
     model_type = MODEL_TYPE
-    keys_to_ignore_at_inference = ()
+    architecture: ClassVar[str] = "MiniCPMV"
+    hidden_keys: ClassVar[tuple[str, ...]] = ("rope_scaling",)
     language_keys: ClassVar[tuple[str, ...]] = LANGUAGE_KEYS
 
     vocab_size: int
@@ -64,19 +57,6 @@ class MiniCPMVConfig(PreTrainedConfig):
     patch_size: int = 14
     image_size: int = 448
     slice_mode: bool = True
-
-    def __init_subclass__(cls, **options: Any) -> None:
-        super().__init_subclass__(**options)
-        cls.__init__ = MiniCPMVConfig.__init__  # transformers has just given the class another one
-
-    def __init__(self, **values: Any) -> None:
-        source = copy.deepcopy(values)
-        self._rope_scaling = values.pop("rope_scaling", None)
-        for name in ("_source", "_loaded"):
-            values.pop(name, None)
-        super().__init__(**values)
-        self._source = source
-        self._loaded = super().to_dict()
 
     @property
     def vision_dim(self) -> int:
@@ -106,26 +86,6 @@ class MiniCPMVConfig(PreTrainedConfig):
         """What the configuration of the language model is made of."""
         values = {name: getattr(self, name) for name in self.language_keys}
         return values | {"rope_scaling": self._rope_scaling, "attn_implementation": self._attn_implementation}
-
-    def to_dict(self) -> dict[str, Any]:
-        """The file's content, with what was changed since it was read.
-
-        ``architectures`` stays what the file says: it names the class of the original, which other programs look for.
-        """
-        current = super().to_dict()
-        for name in UNCHANGED:
-            current.pop(name, None)
-        if not hasattr(self, "_loaded"):
-            return current
-        changed = {key: value for key, value in current.items() if self._loaded.get(key) != value}
-        if "torch_dtype" in self._source and "dtype" in changed:
-            changed["torch_dtype"] = changed.pop("dtype")
-        result = {"architectures": ["MiniCPMV"], "model_type": MODEL_TYPE, **copy.deepcopy(self._source), **changed}
-        return {key: value for key, value in result.items() if key != "attn_implementation"}
-
-    def to_diff_dict(self) -> dict[str, Any]:
-        """The same as ``to_dict``: nothing that the file said is left out."""
-        return self.to_dict()
 
 
 class NaViTConfig(MiniCPMVConfig):

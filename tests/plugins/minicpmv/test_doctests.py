@@ -4,7 +4,7 @@ import importlib
 import pytest
 
 
-@pytest.mark.parametrize("module", ["slicing", "text.segments", "versions", "vision.patches"])
+@pytest.mark.parametrize("module", ["slicing", "versions", "vision.patches"])
 def test_examples_in_docstrings(module):
     result = doctest.testmod(importlib.import_module(f"polylens_minicpmv.{module}"))
     assert result.attempted > 0

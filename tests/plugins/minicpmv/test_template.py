@@ -7,9 +7,9 @@ from minicpmv_records import original_records
 
 from polylens.contracts import IGNORE_INDEX, ImageRef, Message
 from polylens.errors import InputError
+from polylens.modeling.segments import level
 from polylens_minicpmv.slicing import MiniCPMVSlicer
 from polylens_minicpmv.text.minicpm import MiniCPMTemplate
-from polylens_minicpmv.text.segments import level
 from polylens_minicpmv.text.tokenization import load_tokenizer
 
 REF = ImageRef("path", "page.png")

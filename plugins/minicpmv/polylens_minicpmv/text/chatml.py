@@ -8,8 +8,8 @@ from itertools import count
 from transformers import PreTrainedTokenizerBase
 
 from polylens.contracts import Message, SlicedImage
+from polylens.modeling.segments import Piece, Segment
 from polylens_minicpmv.text.placeholders import bare, numbered
-from polylens_minicpmv.text.segments import Piece, Segment
 from polylens_minicpmv.text.tokenization import CHATML, IMAGE_END, IMAGE_START, SLICE_END, SLICE_START
 from polylens_minicpmv.text.turns import HeaderTemplate
 

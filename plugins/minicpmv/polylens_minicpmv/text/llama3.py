@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from transformers import PreTrainedTokenizerBase
 
 from polylens.contracts import Message, SlicedImage
+from polylens.modeling.segments import Piece, Segment
 from polylens_minicpmv.text.placeholders import wrapped
-from polylens_minicpmv.text.segments import Piece, Segment
 from polylens_minicpmv.text.tokenization import LLAMA3
 from polylens_minicpmv.text.turns import HeaderTemplate
 

@@ -7,9 +7,9 @@ from collections.abc import Iterator, Sequence
 from transformers import PreTrainedTokenizerBase
 
 from polylens.contracts import Message, SlicedImage
+from polylens.modeling.segments import Piece, Segment
 from polylens_minicpmv.text.original_targets import repeat_end
 from polylens_minicpmv.text.placeholders import wrapped
-from polylens_minicpmv.text.segments import Piece, Segment
 from polylens_minicpmv.text.template import MiniCPMVTemplate
 from polylens_minicpmv.text.tokenization import MINICPM
 

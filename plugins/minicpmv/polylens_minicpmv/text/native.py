@@ -7,8 +7,8 @@ from functools import cached_property
 from typing import Any
 
 from polylens.contracts import Message
+from polylens.modeling.segments import Piece, Segment
 from polylens_minicpmv.text.chatml import ChatMLTemplate
-from polylens_minicpmv.text.segments import Piece, Segment
 from polylens_minicpmv.text.tokenization import NATIVE
 
 PROBE = [{"role": "user", "content": "probe"}]

@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerBase
 
 from polylens.contracts import Encoding, ImageRef, Message, SlicedImage
 from polylens.errors import InputError
-from polylens_minicpmv.text.segments import Piece, Segment, shorten
+from polylens.modeling.segments import Piece, Segment, shorten
 from polylens_minicpmv.text.tokenization import IMAGE_END, IMAGE_START, SpecialTokens
 
 
@@ -64,7 +64,7 @@ class MiniCPMVTemplate:
         for segment in segments:
             segment.tokenise(self.tokenizer)
         if max_length is not None:
-            shorten(segments, max_length)
+            shorten(segments, max_length, ", or make pictures cheaper with the option max_slice_nums")
         ids = [token for segment in segments for token in segment.ids]
         labels = [label for segment in segments for label in segment.labels]
         if style == "chat" and self.original_targets:

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from typing import ClassVar
 
 from polylens.contracts import Message
+from polylens.modeling.segments import Piece, Segment
 from polylens_minicpmv.text.original_targets import repeat_end, supervise
-from polylens_minicpmv.text.segments import Piece, Segment
 from polylens_minicpmv.text.template import MiniCPMVTemplate
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
@@ -17,10 +18,16 @@ FIXED = -1
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """Some text; ``fixed`` text (tags, pictures) is never shortened."""
+    """Some text.
+
+    Attributes:
+        fixed: never shortened, such as tags and pictures.
+        supervised: whether the model learns to say it.
+    """
 
     text: str
     fixed: bool = False
+    supervised: bool = False
 
 
 @dataclass(slots=True)
@@ -29,10 +36,11 @@ class Segment:
 
     Attributes:
         before, after: token ids around it that no text stands for, such as the end of a turn.
-        supervised: whether the model learns to say it.
+        supervised: whether the model learns to say all of it. Of a segment that is not, it learns the tokens that
+            touch a supervised piece.
         ids: its tokens.
         owners: for each token the index of the piece that may lose it, or ``FIXED``.
-        shortened: whether tokens were taken away.
+        taught: for each token whether it is supervised.
     """
 
     pieces: list[Piece]
@@ -41,16 +49,21 @@ class Segment:
     supervised: bool = False
     ids: list[int] = field(default_factory=list)
     owners: list[int] = field(default_factory=list)
-    shortened: bool = False
+    taught: list[bool] = field(default_factory=list)
 
     def tokenise(self, tokenizer: PreTrainedTokenizerBase) -> Segment:
-        """Fill in ``ids`` and ``owners``."""
+        """Fill in ``ids``, ``owners`` and ``taught``."""
         text = "".join(piece.text for piece in self.pieces)
         encoded = tokenizer(text, return_offsets_mapping=True, add_special_tokens=False)
-        owners = [self._owner(start, end) for start, end in encoded["offset_mapping"]]
+        places = encoded["offset_mapping"]
+        inside = [self.supervised or self._touches_supervised(start, end) for start, end in places]
         self.ids = [*self.before, *encoded["input_ids"], *self.after]
-        self.owners = [FIXED] * len(self.before) + owners + [FIXED] * len(self.after)
+        self.owners = self._around(FIXED, [self._owner(start, end) for start, end in places])
+        self.taught = self._around(self.supervised, inside)
         return self
+
+    def _around(self, value: Any, inside: list[Any]) -> list[Any]:
+        return [value] * len(self.before) + inside + [value] * len(self.after)
 
     def _owner(self, start: int, end: int) -> int:
         """The piece that holds the characters from ``start`` to ``end``; a token that touches fixed text is fixed."""
@@ -61,30 +74,41 @@ class Segment:
                 return FIXED if piece.fixed or end > position else index
         return FIXED
 
+    def _touches_supervised(self, start: int, end: int) -> bool:
+        position = 0
+        for piece in self.pieces:
+            first, position = position, position + len(piece.text)
+            if piece.supervised and start < position and end > first:
+                return True
+        return False
+
     def keep(self, lengths: dict[int, int]) -> None:
-        """Keep the first ``lengths[piece]`` tokens of each piece."""
+        """Keep the first ``lengths[piece]`` tokens of each piece.
+
+        What follows a shortened answer is no longer taught: the model would learn to stop where the answer was cut.
+        """
         seen: Counter[int] = Counter()
-        kept = []
-        for token, owner in zip(self.ids, self.owners, strict=True):
+        kept, cut = [], False
+        for token, owner, taught in zip(self.ids, self.owners, self.taught, strict=True):
             seen[owner] += 1
-            if owner == FIXED or seen[owner] <= lengths[owner]:
-                kept.append((token, owner))
-        self.shortened = len(kept) < len(self.ids)
-        self.ids = [token for token, _ in kept]
-        self.owners = [owner for _, owner in kept]
+            if owner != FIXED and seen[owner] > lengths[owner]:
+                cut = cut or taught
+                continue
+            cut = cut and taught
+            kept.append((token, owner, taught and not cut))
+        self.ids, self.owners, self.taught = ([entry[i] for entry in kept] for i in range(3))
 
     @property
     def labels(self) -> list[int]:
-        """The tokens where they are supervised. A shortened answer does not teach to stop where it was cut."""
-        if not self.supervised:
-            return [IGNORE_INDEX] * len(self.ids)
-        if self.shortened and self.after:
-            return self.ids[: -len(self.after)] + [IGNORE_INDEX] * len(self.after)
-        return list(self.ids)
+        """The tokens where they are supervised."""
+        return [token if taught else IGNORE_INDEX for token, taught in zip(self.ids, self.taught, strict=True)]
 
 
-def shorten(segments: Sequence[Segment], limit: int) -> None:
+def shorten(segments: Sequence[Segment], limit: int, advice: str = "") -> None:
     """Shorten the longest pieces of text until all tokens fit into ``limit``; nothing else is touched.
+
+    Args:
+        advice: how else pictures may be made to fit, for the error message.
 
     Raises:
         InputError: what must stay is longer than ``limit``.
@@ -96,7 +120,7 @@ def shorten(segments: Sequence[Segment], limit: int) -> None:
     if fixed > limit:
         raise InputError(
             f"the pictures and tags alone are {fixed} tokens, and the limit is {limit}; raise the maximal length to "
-            f"at least {fixed}, or make pictures cheaper with the option max_slice_nums"
+            f"at least {fixed}{advice}"
         )
     pieces = {key: count for key, count in owned.items() if key[1] != FIXED}
     allowed = dict(zip(pieces, level(list(pieces.values()), limit - fixed), strict=True))
