@@ -7,6 +7,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from polylens.cli.data_synth import add_synth
+
 if TYPE_CHECKING:
     from polylens.data.render import RenderReport
 
@@ -16,6 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     tasks = parser.add_subparsers(dest="task", metavar="TASK", required=True)
     _add_render(tasks.add_parser("render", help="PDF pages into a document store"))
     _add_pairs(tasks.add_parser("pairs", help="raw pairs into training, validation and test files"))
+    add_synth(tasks.add_parser("synth", help="pictures that are made, with their labels"))
     _add_convert(tasks.add_parser("convert", help="documents of other layouts into a document store"))
     _add_validate(tasks.add_parser("validate", help="list everything that is wrong in a file"))
     _add_stats(tasks.add_parser("stats", help="counts, sizes and lengths"))

@@ -1,0 +1,1 @@
+"""Synthetic pictures with subtitles, and the text of each as a conversation."""
