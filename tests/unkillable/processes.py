@@ -75,6 +75,10 @@ class Running:
         """What a process of the job has started."""
         return [member for member in self.members() if _stat(member, _PARENT) == pid]
 
+    def data_workers(self, rank: int) -> list[int]:
+        """What the server of a rank's data workers has forked."""
+        return [worker for child in self.children(rank) for worker in self.children(child)]
+
     def codes(self) -> list[int | None]:
         """Exit codes of the ranks, or of their launcher; ``None`` while one is running."""
         return [leader.poll() for leader in self._leaders]

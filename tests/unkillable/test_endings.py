@@ -65,7 +65,7 @@ def test_the_other_rank_ends_when_a_process_is_killed(jobs, tmp_path, whom):
     job, output = jobs["train"], tmp_path / "output"
     with running(job.command(output), tmp_path / "log", job.ranks) as run:
         assert run.wait_until(lambda: checkpoints(output))
-        send(run.leaders[1] if whom == "rank" else run.children(run.leaders[1])[0], signal.SIGKILL)
+        send(run.leaders[1] if whom == "rank" else run.data_workers(run.leaders[1])[0], signal.SIGKILL)
         codes = run.wait(PATIENCE)
     assert codes == [2, -9 if whom == "rank" else 2]
     assert "polylens: error: another rank ended, whose own message says why" in run.output

@@ -258,3 +258,13 @@ def checkpoint_to_resume(config: RunConfig) -> str | None:
             "another --output-dir"
         )
     return None
+
+
+def loader_of(args: TrainingArguments) -> dict[str, Any]:
+    """Keyword arguments of ``torch.utils.data.DataLoader``."""
+    workers = args.dataloader_num_workers
+    options: dict[str, Any] = {"num_workers": workers, "pin_memory": False}
+    if workers:
+        options["prefetch_factor"] = args.dataloader_prefetch_factor or 2
+        options["multiprocessing_context"] = args.dataloader_multiprocessing_context
+    return options

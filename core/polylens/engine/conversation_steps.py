@@ -7,15 +7,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from polylens.contracts import IGNORE_INDEX, Batch, Encoding, Example, Objective, Record
 from polylens.data.prepare import Preparer
 from polylens.engine import distributed
-from polylens.engine.failures import leave_quietly
+from polylens.engine.loaders import served
 from polylens.engine.steps import Cost, Row, StepPlanner
-from polylens.engine.stream import started
 from polylens.errors import InputError
 
 WORTH_WORKERS = 2000
@@ -114,16 +113,7 @@ def _measured(dataset: _Measures, numbers: Sequence[int], loader: dict[str, Any]
     if len(numbers) < WORTH_WORKERS or not loader.get("num_workers"):
         return (dataset[number] for number in numbers)
     groups = [numbers[start : start + 64] for start in range(0, len(numbers), 64)]
-    source = DataLoader(
-        _Groups(dataset),
-        sampler=groups,
-        batch_size=None,
-        collate_fn=_same,
-        generator=torch.Generator(),
-        worker_init_fn=leave_quietly,
-        **loader,
-    )
-    return (measured for group in started(source) for measured in group)
+    return (measured for group in served(_Groups(dataset), groups, loader) for measured in group)
 
 
 class _Measures(Dataset[Any]):
@@ -171,7 +161,3 @@ def _without_pixels(id: str, encoding: Encoding) -> Batch:
         crop_tokens=nothing,
         costs=torch.tensor([ids.shape[1]]),
     )
-
-
-def _same(value: Any) -> Any:
-    return value

@@ -18,10 +18,11 @@ from polylens.data.conversations import Conversations, conversation_files, read_
 from polylens.data.images import ImageOpener
 from polylens.data.prepare import Preparer
 from polylens.data.records import Quarantine, scan_records
+from polylens.engine.arguments import loader_of
 from polylens.engine.conversation_steps import ConversationPlanner, ConversationRecords, Measured, measure
 from polylens.engine.loading import Checkpoint
 from polylens.engine.steps import GlobalBatches
-from polylens.engine.tasks import MakeEvaluator, Task, loader_of, seed_of_data
+from polylens.engine.tasks import MakeEvaluator, Task, seed_of_data
 from polylens.engine.trainer import Evaluator
 from polylens.engine.training_module import TrainingModule
 from polylens.engine.validation_loss import ValidationLoss

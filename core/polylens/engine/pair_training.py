@@ -19,9 +19,10 @@ from polylens.data.documents import DocumentSource
 from polylens.data.images import ImageOpener
 from polylens.data.pairs import Pair, Pairs, read_pairs
 from polylens.data.prepare import Preparer
+from polylens.engine.arguments import loader_of
 from polylens.engine.loading import Checkpoint
 from polylens.engine.pair_steps import PairBatches, PairPlanner, PairRecords, check_enough_documents
-from polylens.engine.tasks import MakeEvaluator, Task, loader_of, seed_of_data
+from polylens.engine.tasks import MakeEvaluator, Task, seed_of_data
 from polylens.engine.trainer import Evaluator
 from polylens.errors import InputError
 

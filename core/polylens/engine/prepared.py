@@ -6,13 +6,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from polylens.contracts import Batch, Collator, Record
 from polylens.data.prepare import Preparer
-from polylens.engine.failures import leave_quietly
-from polylens.engine.stream import filler, handed_over, pack, started, unpack
+from polylens.engine.loaders import served
+from polylens.engine.stream import filler, handed_over, pack, unpack
 from polylens.errors import InputError
 
 
@@ -49,29 +48,16 @@ class RecordBatches:
         for _, packed in zip(groups, prepared, strict=True):
             yield unpack(packed)
 
-    def lengths(self, numbers: Sequence[int]) -> Iterator[int]:
-        """Tokens of each record, from the headers of its pictures.
+    def lengths(self, numbers: Sequence[int], *, decode: bool = False) -> Iterator[int | InputError]:
+        """Tokens of each record, from the headers of its pictures; or why it cannot be used.
 
-        Raises:
-            InputError: a record cannot be used.
+        Args:
+            decode: read pictures to their end, to find those that are damaged.
         """
-        for _, length in zip(numbers, self._loaded(_Lengths(self), numbers), strict=True):
-            if isinstance(length, InputError):
-                raise length
-            yield length
+        return self._loaded(_Lengths(self, decode), numbers)
 
     def _loaded(self, dataset: Dataset[Any], requests: Sequence[Any]) -> Iterator[Any]:
-        return started(
-            DataLoader(
-                dataset,
-                sampler=requests,
-                batch_size=None,
-                collate_fn=_same,
-                generator=torch.Generator(),
-                worker_init_fn=leave_quietly,
-                **self.loader,
-            )
-        )
+        return served(dataset, requests, self.loader)
 
 
 class _Prepared(Dataset[Any]):
@@ -92,17 +78,14 @@ class _Prepared(Dataset[Any]):
 class _Lengths(Dataset[Any]):
     """Record numbers into numbers of tokens, in workers."""
 
-    def __init__(self, batches: RecordBatches) -> None:
-        self._batches = batches
+    def __init__(self, batches: RecordBatches, decode: bool) -> None:
+        self._batches, self._decode = batches, decode
 
     def __getitem__(self, number: int) -> int | InputError:
         own = self._batches
         try:
+            if self._decode:
+                return len(own.preparer.example(own.records[number], own.limit).input_ids)
             return len(own.preparer.outline(own.records[number], own.limit)[0].input_ids)
         except InputError as error:
             return error
-
-
-def _same(packed: Any) -> Any:
-    """Workers that are spawned take no lambda."""
-    return packed

@@ -15,13 +15,12 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
+from torch.utils.data import Dataset, Sampler, get_worker_info
 
 from polylens.contracts import IGNORE_INDEX, Batch, Collator, Example
-from polylens.engine.failures import leave_quietly
+from polylens.engine.loaders import served
 from polylens.engine.steps import BatchPlan, Cost, Row, RowRecords, StepPlanner
 from polylens.errors import InputError
-from polylens.files import uninterrupted
 
 
 class MicroBatches(Dataset[Any]):
@@ -108,18 +107,7 @@ class MicroBatchStream:
     def _restart(self, epoch: int, step: int) -> None:
         self._plans = _Plans(self._planner)
         requests = _Requests(self._plans, epoch, step, read_ahead=bool(self._loader.get("num_workers")))
-        # A generator of its own: creating an iterator must not draw from the one that dropout uses.
-        generator = torch.Generator()
-        loader = DataLoader(
-            self._dataset,
-            sampler=requests,
-            batch_size=None,
-            collate_fn=_same,
-            generator=generator,
-            worker_init_fn=leave_quietly,
-            **self._loader,
-        )
-        self._batches = self._received(started(loader))
+        self._batches = self._received(served(self._dataset, requests, self._loader))
 
     def _received(self, made: Iterator[Any]) -> Iterator[Packed | InputError]:
         """Micro-batches out of what workers make; costs go to the planner."""
@@ -128,12 +116,6 @@ class MicroBatchStream:
                 self._planner.records.learn(found.by_key)
             else:
                 yield found
-
-
-def started(loader: DataLoader[Any]) -> Iterator[Any]:
-    """The loader with its workers. A Ctrl-C while one is forked would be lost in what Python does around a fork."""
-    with uninterrupted():
-        return iter(loader)
 
 
 class _Plans:
@@ -266,7 +248,3 @@ def _converted(batch: Batch, kind: type, convert: Callable[[Any], Any]) -> Batch
     parts = {field.name: getattr(batch, field.name) for field in fields(batch)}
     changed = {name: convert(part) for name, part in parts.items() if isinstance(part, kind)}
     return replace(batch, **changed, rows={name: convert(row) for name, row in batch.rows.items()})
-
-
-def _same(value: Any) -> Any:
-    return value

@@ -83,8 +83,3 @@ class Task(ABC):
 
 def seed_of_data(args: TrainingArguments) -> int:
     return args.data_seed if args.data_seed is not None else args.seed
-
-
-def loader_of(args: TrainingArguments) -> dict[str, Any]:
-    """Of data that are read once in a while."""
-    return {"num_workers": args.dataloader_num_workers}

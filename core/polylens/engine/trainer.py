@@ -23,6 +23,7 @@ from polylens.config.run import GradientCacheConfig
 from polylens.contracts import Batch, Objective
 from polylens.engine import distributed
 from polylens.engine.accumulation import Accumulation, Part, accumulation_for
+from polylens.engine.arguments import loader_of
 from polylens.engine.frozen import FrozenOutputs
 from polylens.engine.gradient_cache import GradientCache, StepResult
 from polylens.engine.learning_rates import set_learning_rates
@@ -100,7 +101,7 @@ class PolylensTrainer(Trainer):
         module = TrainingModule(checkpoint.model, objective)
         super().__init__(module, args, train_dataset=self.steps, eval_dataset=measured)
         self.frozen = self._frozen_outputs()
-        self.stream = MicroBatchStream(planner, checkpoint.collator(), _loader_options(args), args.device)
+        self.stream = MicroBatchStream(planner, checkpoint.collator(), loader_of(args), args.device)
         self._window = _Window(objective.records)
         for callback in (PrinterCallback, ProgressCallback):
             self.remove_callback(callback)
@@ -353,12 +354,3 @@ def _inner(model: Any) -> TrainingModule:
 
 def _only(items: list[Any]) -> Any:
     return items[0]
-
-
-def _loader_options(args: TrainingArguments) -> dict[str, Any]:
-    workers = args.dataloader_num_workers
-    options: dict[str, Any] = {"num_workers": workers, "pin_memory": False}
-    if workers:
-        options["prefetch_factor"] = args.dataloader_prefetch_factor or 2
-        options["multiprocessing_context"] = args.dataloader_multiprocessing_context
-    return options

@@ -17,10 +17,11 @@ from polylens.config.parser import run_text
 from polylens.config.run import RunConfig
 from polylens.contracts import Objective
 from polylens.engine import distributed, hub
-from polylens.engine.arguments import checkpoint_to_resume, training_arguments
+from polylens.engine.arguments import checkpoint_to_resume, loader_of, training_arguments
 from polylens.engine.conversation_training import ConversationTask
 from polylens.engine.failures import explained
 from polylens.engine.learning_rates import check_learning_rates
+from polylens.engine.loaders import expect_workers
 from polylens.engine.loading import Checkpoint, load_checkpoint
 from polylens.engine.pair_training import PairTask
 from polylens.engine.quantization import check_adapters
@@ -92,6 +93,7 @@ def _train(config: RunConfig, evaluators: Mapping[str, MakeEvaluator]) -> Traini
     resume = distributed.gather_objects(resume)[0]  # rank 0 has the folder to itself
     set_seed(args.seed)
     task = TASKS[objective.records](config, objective)
+    expect_workers(loader_of(args))
     checkpoint = load_checkpoint(
         config.model_plugin,
         config.model,

@@ -7,15 +7,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader
 
 from polylens.contracts import Batch, Collator
 from polylens.engine import distributed
 from polylens.engine.conversation_steps import ConversationRecords
-from polylens.engine.failures import leave_quietly
+from polylens.engine.loaders import served
 from polylens.engine.planner import Budget, plan
 from polylens.engine.steps import Row
-from polylens.engine.stream import MicroBatches, started, unpack
+from polylens.engine.stream import MicroBatches, unpack
 from polylens.engine.training_module import TrainingModule
 
 
@@ -49,17 +48,5 @@ class ValidationLoss:
         return {"loss": float(distributed.sum_tensor(total))}
 
     def _batches(self, parts: Sequence[tuple[Row, ...]]) -> Iterator[Batch]:
-        source = DataLoader(
-            MicroBatches(self.records, self.collator),
-            sampler=parts,
-            batch_size=None,
-            collate_fn=_same,
-            generator=torch.Generator(),  # the run's own belongs to dropout
-            worker_init_fn=leave_quietly,
-            **self.loader,
-        )
-        return (unpack(packed).to(self.device, non_blocking=True) for packed in started(source))
-
-
-def _same(value: Any) -> Any:
-    return value
+        found = served(MicroBatches(self.records, self.collator), parts, self.loader)
+        return (unpack(packed).to(self.device, non_blocking=True) for packed in found)

@@ -1,0 +1,80 @@
+"""Data workers: processes that prepare ahead of the model what it asks for."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+from collections.abc import Iterable, Iterator
+from multiprocessing import forkserver
+from multiprocessing.context import ForkServerContext
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from polylens.files import uninterrupted
+
+START_METHOD = "forkserver"
+"""A rank must not be forked. Another thread, such as gloo's, may hold a lock at that moment that no one opens in the
+child: under Python 3.11 one worker of some hundred waited for ever, for the lock on Python's list of threads."""
+
+_PRELOADED = ["torch", "PIL.Image", "transformers.tokenization_utils_tokenizers", "polylens.engine.stream"]
+
+
+def expect_workers(loader: dict[str, Any]) -> None:
+    """Have the libraries that workers need imported meanwhile: 3 s, which pass while a model is loaded.
+
+    Args:
+        loader: as ``served`` takes it.
+    """
+    if _is_served(loader):
+        _context()
+
+
+def served(dataset: Dataset[Any], requests: Iterable[Any], loader: dict[str, Any]) -> Iterator[Any]:
+    """What a data set gives for each request, in order, prepared by workers ahead of time.
+
+    Args:
+        dataset: picklable where there are workers; an error is its result, not raised.
+        loader: keyword arguments of ``torch.utils.data.DataLoader``, such as ``num_workers``. With
+            ``multiprocessing_context="fork"`` workers share the memory of the data set, and may hang.
+    """
+    if _is_served(loader):
+        loader = {**loader, "multiprocessing_context": _context()}
+    source: DataLoader[Any] = DataLoader(
+        dataset,
+        sampler=requests,
+        batch_size=None,
+        collate_fn=_same,
+        generator=torch.Generator(),  # an iterator draws a number when it is made; the run's own belong to dropout
+        worker_init_fn=_leave_quietly,
+        **loader,
+    )
+    with uninterrupted():  # a Ctrl-C while a worker starts would be lost, or print the worker's traceback
+        return iter(source)
+
+
+def _is_served(loader: dict[str, Any]) -> bool:
+    return bool(loader.get("num_workers")) and loader.get("multiprocessing_context") is None
+
+
+def _context() -> ForkServerContext:
+    """Workers come from a server that has imported the large libraries once and never sees a Ctrl-C."""
+    context = multiprocessing.get_context(START_METHOD)
+    context.set_forkserver_preload(_PRELOADED)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    return context
+
+
+def _leave_quietly(worker: int) -> None:
+    """SIGTERM to a whole run is the business of its ranks, which end their workers."""
+    signal.signal(signal.SIGTERM, lambda number, frame: os._exit(0))
+
+
+def _same(value: Any) -> Any:
+    return value
