@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from polylens.cli.data_convert import add_convert
 from polylens.cli.data_synth import add_synth
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_render(tasks.add_parser("render", help="PDF pages into a document store"))
     _add_pairs(tasks.add_parser("pairs", help="raw pairs into training, validation and test files"))
     add_synth(tasks.add_parser("synth", help="pictures that are made, with their labels"))
-    _add_convert(tasks.add_parser("convert", help="documents of other layouts into a document store"))
+    add_convert(tasks.add_parser("convert", help="conversations, lists and documents of other layouts into ours"))
     _add_validate(tasks.add_parser("validate", help="list everything that is wrong in a file"))
     _add_stats(tasks.add_parser("stats", help="counts, sizes and lengths"))
     _add_show(tasks.add_parser("show", help="single records and their pictures"))
@@ -99,25 +100,6 @@ def _pairs(args: argparse.Namespace) -> int:
     counts = ", ".join(f"{split.pairs} {name}" for name, split in report.splits.items())
     batches = f"{report.full_batches} full and {report.short_batches} smaller batches"
     _say(f"{counts} pairs in {args.output}; training has {batches} of {args.batch_size}")
-    return 0
-
-
-def _add_convert(parser: argparse.ArgumentParser) -> None:
-    parser.description = (
-        "Copy document stores of other layouts (HDF5 with base64, JSONL, BEIR) into one of ours, or split training "
-        "files that hold their documents into a store and pairs.jsonl."
-    )
-    parser.add_argument("inputs", nargs="+", type=Path, metavar="PATH", help="document stores, or training files")
-    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder of the document store")
-    parser.set_defaults(action=_convert)
-
-
-def _convert(args: argparse.Namespace) -> int:
-    from polylens.data.convert import convert
-
-    report = convert(args.inputs, args.output)
-    pairs = f", and {report.pairs} pairs in {args.output / 'pairs.jsonl'}" if report.pairs else ""
-    _say(f"{report.new} new documents: {args.output} has {report.total}{pairs}")
     return 0
 
 
