@@ -169,3 +169,60 @@ def test_damaged_bytes_give_a_picture_or_an_input_error(format, changes, end):
         data[place % len(data)] = value
     with contextlib.suppress(InputError):
         assert decode_image(bytes(data[: max(end, 8)]), "x:1").mode == "RGB"
+
+
+@pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM"])
+def test_a_single_pixel_is_a_picture(format):
+    image = decode_image(encoded(Image.new("RGB", (1, 1), (200, 200, 200)), format), "x")
+    assert image.size == (1, 1)
+    assert np.allclose(pixel(image), 200, atol=2)
+
+
+@pytest.mark.parametrize("format", ["GIF", "PNG", "WEBP", "TIFF"])
+def test_of_a_film_the_first_picture_counts(format):
+    first, *others = (Image.new("RGB", (4, 4), color) for color in ("red", "lime", "blue"))
+    data = encoded(first, format, save_all=True, append_images=others)
+    with Image.open(io.BytesIO(data)) as film:
+        assert getattr(film, "n_frames", 1) == 3
+    assert np.allclose(pixel(decode_image(data, "x")), (255, 0, 0), atol=2)
+
+
+def png_of_16_bits(kind: int, *values: int) -> bytes:
+    def chunk(name: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    header = struct.pack(">IIBBBBB", 1, 1, 16, kind, 0, 0, 0)
+    row = b"\0" + struct.pack(f">{len(values)}H", *values)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(row)) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        (png_of_16_bits(0, 32768), (128, 128, 128)),
+        (png_of_16_bits(2, 65535, 32768, 0), (255, 128, 0)),
+        (png_of_16_bits(4, 32768, 0), (255, 255, 255)),
+        (png_of_16_bits(6, 65535, 32768, 0, 65535), (255, 128, 0)),
+        (b"P6 1 1 65535\n" + struct.pack(">3H", 65535, 32768, 0), (255, 128, 0)),
+        (b"P5 1 1 4095\n" + struct.pack(">H", 2048), (128, 128, 128)),
+        (encoded(Image.new("CMYK", (2, 2), (0, 255, 255, 0)), "TIFF"), (255, 0, 0)),
+        (encoded(Image.new("1", (2, 2), 1), "TIFF", compression="group4"), (255, 255, 255)),
+        (encoded(Image.new("RGBA", (2, 2), (0, 0, 0, 51)), "WEBP", lossless=True), (204, 204, 204)),
+    ],
+    ids=["gray", "RGB", "gray and alpha", "RGBA", "PPM", "12 bits", "CMYK", "fax", "half transparent"],
+)
+def test_deep_and_odd_samples(data, expected):
+    assert pixel(decode_image(data, "x")) == expected
+
+
+def test_a_jpeg_may_come_smaller_where_that_is_enough(tmp_path):
+    Image.new("RGB", (1600, 900), (200, 30, 30)).save(tmp_path / "a.jpg")
+    Image.new("RGB", (1600, 900)).save(tmp_path / "a.png")
+    opener = ImageOpener(tmp_path)
+    sizes = {
+        (name, enough): opener.open(ImageRef("path", name), "x", at_least=enough).size
+        for name in ("a.jpg", "a.png")
+        for enough in ((640, 360), (1000, 100))
+    }
+    assert sizes.pop(("a.jpg", (640, 360))) == (800, 450)
+    assert set(sizes.values()) == {(1600, 900)}
