@@ -13,6 +13,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--model", required=True, help="model folder, adapter folder, hub id or preset")
     parser.add_argument("--model-plugin", help="plugin of the model; by default the one that polylens.json names")
+    parser.add_argument("--base", help="base of the adapter that --model is, instead of the one that it names")
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--documents", nargs="+", type=Path, help="document stores, or BEIR folders")
     what.add_argument("--queries", type=Path, help="queries.jsonl (BEIR, or pairs)")
@@ -47,6 +48,7 @@ def run(args: argparse.Namespace) -> int:
         seed=args.seed,
         options=assignments(args.option),
         vision_chunk_size=args.vision_chunk_size,
+        base=args.base,
     )
     if args.queries:
         line = encode_queries(args.model, args.model_plugin, args.queries, args.output, options)

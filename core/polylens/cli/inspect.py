@@ -14,6 +14,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("records", type=Path, help="conversations or pairs file, or a folder of them")
     parser.add_argument("--model", required=True, help="model folder, adapter folder, hub id or preset")
     parser.add_argument("--model-plugin", help="plugin of the model; by default the one that polylens.json names")
+    parser.add_argument("--base", help="base of the adapter that --model is, instead of the one that it names")
     parser.add_argument("--output", type=Path, required=True, metavar="FILE", help="the page, such as page.html")
     parser.add_argument("--id", help="of the only record to show")
     parser.add_argument("--limit", type=int, default=20, help="records to show, the first ones (default: 20)")
@@ -37,6 +38,7 @@ def run(args: argparse.Namespace) -> int:
         records=args.records,
         plugin=args.model_plugin,
         model=args.model,
+        base=args.base,
         options=assignments(args.option),
         documents=tuple(args.documents),
         image_root=args.image_root,

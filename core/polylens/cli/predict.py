@@ -31,12 +31,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--keep-special-tokens", action="store_true", help="leave special tokens such as <box> in the answers"
     )
+    parser.add_argument(
+        "--on-bad-record",
+        choices=("error", "quarantine"),
+        default="error",
+        help="quarantine sets records that cannot be answered aside in OUTPUT.quarantine.jsonl and goes on; pictures "
+        "are then read to their end first (default: error)",
+    )
     add_generation_arguments(parser)
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", required=True, help="model folder, adapter folder, hub id or preset")
     parser.add_argument("--model-plugin", help="plugin of the model; by default the one that polylens.json names")
+    parser.add_argument("--base", help="base of the adapter that --model is, instead of the one that it names")
     parser.add_argument(
         "--dtype", default="auto", help="auto (what config.json says, the default), float32, bfloat16 or float16"
     )
@@ -84,6 +92,7 @@ def run(args: argparse.Namespace) -> int:
         max_length=args.max_length,
         num_workers=args.num_workers,
         keep_special_tokens=args.keep_special_tokens,
+        on_bad_record=args.on_bad_record,
     )
     line = predict(model_choice(args), args.input, args.output, options)
     if line:
@@ -98,6 +107,7 @@ def model_choice(args: argparse.Namespace) -> ModelChoice:
     return ModelChoice(
         model=args.model,
         plugin=args.model_plugin,
+        base=args.base,
         options=assignments(args.option),
         dtype=args.dtype,
         device=args.device,

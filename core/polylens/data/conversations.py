@@ -16,7 +16,7 @@ from polylens.data.placeholders import Said, pictures_of, place_pictures
 from polylens.data.records import BadRecord, Line, Quarantine, parse_line, scan_records
 from polylens.errors import InputError
 
-__all__ = ["ConversationReader", "Conversations", "conversation_files", "read_conversations"]
+__all__ = ["ConversationReader", "Conversations", "conversation_files", "read_conversations", "scan_conversations"]
 
 _ROLES: dict[str, Literal["system", "user", "assistant"]] = {
     "system": "system",
@@ -65,19 +65,32 @@ def read_conversations(
     Raises:
         InputError: a bad record (with ``on_bad_record="error"``), or none is left.
     """
-    files = conversation_files(paths)
-    root = Path(image_root) if image_root is not None else _common_folder(files)
     with Quarantine(on_bad_record, quarantine) as bad:
-        reader = ConversationReader(documents, bad, answered=answered)
-        records = [
-            record
-            for file in files
-            for record in reader.read(file, "" if image_root is not None else os.path.relpath(file.parent, root))
-        ]
+        records, root = scan_conversations(paths, bad, image_root=image_root, documents=documents, answered=answered)
     if not records:
         aside = f"; {bad.count} bad records were set aside in {quarantine}" if bad.count else ""
         raise InputError(f"no conversations are left in {', '.join(map(str, paths))}{aside}")
     return Conversations(records, bad.count, root)
+
+
+def scan_conversations(
+    paths: Sequence[str | Path],
+    bad: BadRecords,
+    *,
+    image_root: str | Path | None = None,
+    documents: DocumentSource | None = None,
+    answered: bool = True,
+) -> tuple[list[Record], Path]:
+    """The good records of files, and the folder that their pictures lie under; ``bad`` is told of the others."""
+    files = conversation_files(paths)
+    root = Path(image_root) if image_root is not None else _common_folder(files)
+    reader = ConversationReader(documents, bad, answered=answered)
+    records = [
+        record
+        for file in files
+        for record in reader.read(file, "" if image_root is not None else os.path.relpath(file.parent, root))
+    ]
+    return records, root
 
 
 def conversation_files(paths: Sequence[str | Path]) -> list[Path]:

@@ -8,16 +8,18 @@ import codecs
 import json
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
 
 from polylens.config.json_text import parse_json
 from polylens.errors import InputError
+from polylens.files import write_text
 
 __all__ = [
     "BadRecord",
+    "BadRecordsKept",
     "Line",
     "Quarantine",
     "decode_base64",
@@ -205,11 +207,8 @@ class Quarantine:
             raise error
         if self._file is None:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            # The path of a file may hold bytes that are no text: they become JSON's escapes.
-            self._file = self._path.open("w", encoding="utf-8", errors="backslashreplace")
-        record = line.data.decode("utf-8", errors="replace").rstrip("\r\n")
-        entry = {"where": line.where, "reason": str(error), "record": record}
-        self._file.write(json.dumps(entry, ensure_ascii=False) + "\n")
+            self._file = self._path.open("w", encoding="utf-8")
+        self._file.write(_set_aside(line, error))
 
     def close(self) -> None:
         if self._file is not None:
@@ -220,3 +219,30 @@ class Quarantine:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         self.close()
+
+
+@dataclass(slots=True)
+class BadRecordsKept:
+    """Bad records of files, kept in mind until all of them are known.
+
+    Attributes:
+        errors: by the place of the record, ``file:line``.
+    """
+
+    errors: dict[str, InputError] = field(default_factory=dict)
+
+    def add(self, line: Line, error: InputError) -> None:
+        """Keep a line in mind."""
+        self.errors[line.where] = error
+
+    def write(self, files: Sequence[Path], path: Path) -> None:
+        """Set them aside in a file as ``Quarantine`` does, in the order of ``files``, from which they were read."""
+        lines = (line for file in files for line in scan_records(file) if line.where in self.errors)
+        write_text(path, (_set_aside(line, self.errors[line.where]) for line in lines))
+
+
+def _set_aside(line: Line, error: InputError) -> str:
+    """The path of a file may hold bytes that are no text: they become JSON's escapes."""
+    record = line.data.decode("utf-8", errors="replace").rstrip("\r\n")
+    text = json.dumps({"where": line.where, "reason": str(error), "record": record}, ensure_ascii=False) + "\n"
+    return text.encode("utf-8", errors="backslashreplace").decode("utf-8")

@@ -84,8 +84,7 @@ class Adapter:
         """The error of an adapter that does not fit the base that it met."""
         made = f"it was made for {self.base!r}; " if self.base else ""
         return InputError(
-            f"{self.folder}: the adapter does not fit its base: {what}; {made}train and merge take the right one as "
-            "--base"
+            f"{self.folder}: the adapter does not fit its base: {what}; {made}give the right one as --base"
         )
 
 

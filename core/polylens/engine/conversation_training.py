@@ -17,7 +17,7 @@ from polylens.contracts import Objective, Record
 from polylens.data.conversations import Conversations, conversation_files, read_conversations
 from polylens.data.images import ImageOpener
 from polylens.data.prepare import Preparer
-from polylens.data.records import Quarantine, scan_records
+from polylens.data.records import BadRecordsKept
 from polylens.engine.arguments import loader_of
 from polylens.engine.conversation_steps import ConversationPlanner, ConversationRecords, Measured, measure
 from polylens.engine.loading import Checkpoint
@@ -148,10 +148,7 @@ class ConversationTask(Task):
             first = next(iter(unfit.values()))
             raise InputError(f"{first}{f' ({len(unfit) - 1} more such records)' if len(unfit) > 1 else ''}") from first
         file = self.quarantine(aside)
-        with Quarantine("quarantine", file) as quarantine:
-            for line in (line for path in conversation_files(paths) for line in scan_records(path)):
-                if line.where in unfit:
-                    quarantine.add(line, unfit[line.where])
+        BadRecordsKept(unfit).write(conversation_files(paths), file)
         log.warning("%d records that cannot be trained on were left out; see %s", len(unfit), file)
 
 

@@ -66,7 +66,7 @@ def find_model(
     """
     folder = Path(source).expanduser()
     if (folder / ADAPTER).is_file():
-        return _adapter(folder, families, plugin, base)
+        return _adapter(folder, families, plugin, base, with_weights)
     if base is not None:
         raise InputError(f"{source} is no adapter folder: it takes no base")
     if not folder.is_dir():
@@ -100,21 +100,24 @@ def _checkpoint(folder: Path, families: Sequence[ModelFamily], plugin: str) -> M
     return ModelSource(folder, config, found[0], card=ModelCard.read(folder))
 
 
-def _adapter(folder: Path, families: Sequence[ModelFamily], plugin: str, base: str | None) -> ModelSource:
+def _adapter(
+    folder: Path, families: Sequence[ModelFamily], plugin: str, base: str | None, with_weights: bool
+) -> ModelSource:
     card = ModelCard.read(folder)
     named = (card.base_model if card else None) or adapter_base(folder)
     wanted = base or named
     if not wanted:
         raise InputError(
             f"{folder}: an adapter that does not say over which model: set base_model_name_or_path in {ADAPTER}, or "
-            "give it to train and merge as --base"
+            "give it as --base"
         )
     if (Path(wanted).expanduser() / ADAPTER).is_file():
         raise InputError(f"{folder}: the base of this adapter, {wanted}, is an adapter itself: merge that one first")
     try:
-        found = find_model(wanted, families, plugin)
+        found = find_model(wanted, families, plugin, with_weights=with_weights)
     except InputError as error:
-        raise InputError(f"{folder}: the base of this adapter cannot be found: {error}") from error
+        hint = "" if base else "; if it lies elsewhere by now, give it as --base"
+        raise InputError(f"{folder}: the base of this adapter cannot be found: {error}{hint}") from error
     if card is not None and card.family != found.family.name:
         raise InputError(
             f"{folder}: an adapter for {named or 'a model'} of family {card.family!r}; {wanted} is of family "

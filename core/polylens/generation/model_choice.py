@@ -21,6 +21,7 @@ class ModelChoice:
     Attributes:
         model: folder, adapter folder, hub id or preset.
         plugin: that knows it; by default the one that ``polylens.json`` names.
+        base: model under the adapter that ``model`` is, instead of the one that it names.
         options: of the model family.
         dtype: of the weights.
         device: ``cpu``, ``cuda``, ``cuda:1`` or ``auto``; by default the accelerator if there is one.
@@ -31,6 +32,7 @@ class ModelChoice:
 
     model: str
     plugin: str | None = None
+    base: str | None = None
     options: dict[str, Any] = field(default_factory=dict)
     dtype: str = "auto"
     device: str | None = None
@@ -52,6 +54,7 @@ class ModelChoice:
         checkpoint = load_checkpoint(
             self.plugin,
             self.model,
+            base=self.base,
             options=self.options,
             dtype=self.dtype,
             device=device,

@@ -7,17 +7,15 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from tqdm import tqdm
 
-from polylens.data.conversations import read_conversations
-from polylens.data.images import ImageOpener
-from polylens.data.store import open_documents
 from polylens.engine import distributed
 from polylens.engine.distributed import process_group
 from polylens.engine.failures import explained
 from polylens.engine.fingerprint import checkpoint_fingerprint
+from polylens.engine.loaders import expect_workers
 from polylens.engine.loading import Checkpoint
 from polylens.engine.run_folder import exclusive
 from polylens.errors import InputError
@@ -27,7 +25,8 @@ from polylens.generation.model_choice import ModelChoice
 from polylens.generation.options import GenerationOptions
 from polylens.generation.parts import Parts, parts_folder
 from polylens.generation.predictor import Predictor
-from polylens.generation.prompts import Question, question
+from polylens.generation.prompts import Question
+from polylens.generation.questions import QuestionFiles, read_questions
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +40,7 @@ class PredictOptions:
         max_length: tokens of a prompt; its text is shortened to fit, never a picture.
         num_workers: processes that prepare pictures; with 0 the model's own does.
         keep_special_tokens: leave special tokens in the answers.
+        on_bad_record: ``quarantine`` sets records that cannot be used aside in ``<output>.quarantine.jsonl``.
 
     Raises:
         InputError: a number is too small.
@@ -53,6 +53,7 @@ class PredictOptions:
     max_length: int | None = None
     num_workers: int = 2
     keep_special_tokens: bool = False
+    on_bad_record: Literal["error", "quarantine"] = "error"
 
     def __post_init__(self) -> None:
         for name, least in (("batch_size", 1), ("max_length", 1), ("num_workers", 0)):
@@ -69,32 +70,55 @@ def predict(model: ModelChoice, records: Sequence[Path], output: Path, options: 
         InputError: the model, a record or the output cannot be used.
     """
     with exclusive(parts_folder(output)), explained("then start it again: what is done stays"), process_group():
-        documents = open_documents(options.documents) if options.documents else None
-        read = read_conversations(records, image_root=options.image_root, documents=documents, answered=False)
-        questions = [question(record) for record in read.records]
+        asked = read_questions(
+            records,
+            image_root=options.image_root,
+            documents=options.documents,
+            on_bad_record=options.on_bad_record,
+        )
+        loader = {"num_workers": options.num_workers}
+        expect_workers(loader)
         checkpoint, device = model.load()
         predictor = Predictor(
             checkpoint,
             options.generation,
-            ImageOpener(read.image_root, documents),
+            asked.images,
             device,
             options.batch_size,
             options.max_length,
-            {"num_workers": options.num_workers},
+            loader,
             options.keep_special_tokens,
         )
-        parts = Parts(output, _run(model, checkpoint, questions, options))
+        batches = asked.plan(predictor)
+        parts = Parts(output, _run(model, checkpoint, asked.questions, batches, options))
         (done,) = distributed.agreed(parts.done)
+        if distributed.rank() == 0:
+            asked.set_aside(quarantine_file(output))
         if done is not None:
-            _answer(predictor, questions, parts, done)
+            _answer(predictor, asked.questions, batches, parts, done)
         distributed.barrier()
-        return _finish(parts, questions) if distributed.rank() == 0 else None
+        return f"{_finish(parts, asked.questions)}{_left_out(asked, output)}" if distributed.rank() == 0 else None
 
 
-def _answer(predictor: Predictor, questions: Sequence[Question], parts: Parts, done: set[int]) -> None:
+def quarantine_file(output: Path) -> Path:
+    """Where records that cannot be answered are set aside."""
+    return output.with_name(f"{output.name}.quarantine.jsonl")
+
+
+def _left_out(asked: QuestionFiles, output: Path) -> str:
+    count = len(asked.bad.errors) if asked.bad else 0
+    return f"; {count} bad records were set aside in {quarantine_file(output)}" if count else ""
+
+
+def _answer(
+    predictor: Predictor,
+    questions: Sequence[Question],
+    batches: Sequence[Sequence[int]],
+    parts: Parts,
+    done: set[int],
+) -> None:
     """Have this rank do its part of what is not done."""
     records, rank, ranks = [one.record for one in questions], distributed.rank(), distributed.world_size()
-    batches = predictor.plan(records, progress=True)
     if rank == 0:
         parts.begin()
     distributed.barrier()
@@ -121,7 +145,11 @@ def _answered(asked: Question, answer: Answer) -> AnsweredQuestion:
 
 
 def _run(
-    model: ModelChoice, checkpoint: Checkpoint, questions: Sequence[Question], options: PredictOptions
+    model: ModelChoice,
+    checkpoint: Checkpoint,
+    questions: Sequence[Question],
+    batches: Sequence[Sequence[int]],
+    options: PredictOptions,
 ) -> dict[str, Any]:
     """All that answers depend on."""
     return {
@@ -135,6 +163,6 @@ def _run(
         "batch_size": options.batch_size,
         "max_length": options.max_length,
         "keep_special_tokens": options.keep_special_tokens,
-        "records": hashlib.sha256(repr(questions).encode("utf-8", "surrogatepass")).hexdigest(),
+        "records": hashlib.sha256(repr((questions, batches)).encode("utf-8", "surrogatepass")).hexdigest(),
         "versions": {name: version(name) for name in ("polylens", "torch", "transformers")},
     }

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from tqdm import tqdm
@@ -19,9 +19,12 @@ from polylens.data.prepare import Preparer
 from polylens.engine import distributed
 from polylens.engine.loading import Checkpoint
 from polylens.engine.prepared import RecordBatches
+from polylens.errors import InputError
 from polylens.generation.generator import Answer, Generator
 from polylens.generation.options import GenerationOptions
 from polylens.generation.prompts import by_length
+
+T = TypeVar("T")
 
 
 @dataclass(slots=True)
@@ -61,19 +64,27 @@ class Predictor:
             synced_ranks=self.synced_ranks,
         )
 
+    def measure(
+        self, records: Sequence[Record], *, decode: bool = False, progress: bool = False
+    ) -> list[int | InputError]:
+        """Tokens of each prompt, or why it cannot be asked; the same on every rank. Ranks share the reading.
+
+        Args:
+            decode: read pictures to their end, to find those that are damaged.
+        """
+        ranks, rank = distributed.world_size(), distributed.rank()
+        own = range(rank, len(records), ranks)
+        read = self._batches(records).lengths(own, decode=decode)
+        parts = distributed.gather_objects(list(_shown(read, len(own), "read prompts", progress)))
+        return [parts[i % ranks][i // ranks] for i in range(len(records))]
+
     def plan(self, records: Sequence[Record], *, progress: bool = False) -> list[list[int]]:
-        """The batches, the longest prompts first; the same on every rank. Ranks share the reading of lengths.
+        """The batches, the longest prompts first; the same on every rank.
 
         Raises:
             InputError: a record cannot be used.
         """
-        ranks, rank = distributed.world_size(), distributed.rank()
-        own = range(rank, len(records), ranks)
-        bar = _bar(len(own), "read prompts", progress)
-        read = self._batches(records).lengths(own)
-        parts = distributed.agreed(lambda: [bar.update() or length for length in read], "all")
-        bar.close()
-        return by_length([parts[i % ranks][i // ranks] for i in range(len(records))], self.batch_size)
+        return by_length(all_good(self.measure(records, progress=progress)), self.batch_size)
 
     def run(
         self, records: Sequence[Record], batches: Sequence[Sequence[int]], chosen: Sequence[int]
@@ -103,5 +114,26 @@ class Predictor:
         return RecordBatches(records, self.preparer, self.checkpoint.collator("left"), self.max_length, self.loader)
 
 
+def all_good(measured: Sequence[int | InputError]) -> list[int]:
+    """The lengths of prompts.
+
+    Raises:
+        InputError: of the first that cannot be asked, with the number of the others.
+    """
+    bad = [length for length in measured if isinstance(length, InputError)]
+    if bad:
+        raise InputError(f"{bad[0]}{f' ({len(bad) - 1} more such records)' if len(bad) > 1 else ''}") from bad[0]
+    return [length for length in measured if not isinstance(length, InputError)]
+
+
 def _bar(total: int, what: str, shown: bool) -> tqdm[Any]:
-    return tqdm(total=total, desc=what, disable=None if shown and distributed.rank() == 0 else True)
+    return tqdm(total=total, desc=what, disable=_disabled(shown))
+
+
+def _shown(values: Iterator[T], total: int, what: str, shown: bool) -> Iterator[T]:
+    return iter(tqdm(values, total=total, desc=what, disable=_disabled(shown)))
+
+
+def _disabled(shown: bool) -> bool | None:
+    """``None``: where there is no terminal."""
+    return None if shown and distributed.rank() == 0 else True

@@ -32,6 +32,7 @@ class Request:
     Attributes:
         plugin: ``None`` if the folder's ``polylens.json`` names it.
         model: model folder, adapter folder, hub id or preset; its weights are not read.
+        base: model under the adapter that ``model`` is, instead of the one that it names.
         documents: document stores that the records name.
         image_root: where relative picture paths start; by default the folder of the records.
         id: of the only record to show.
@@ -41,6 +42,7 @@ class Request:
     records: Path
     plugin: str | None
     model: str
+    base: str | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
     documents: tuple[Path, ...] = ()
     image_root: Path | None = None
@@ -113,7 +115,7 @@ def inspect_records(request: Request, output: Path) -> Inspection:
 def _model(request: Request) -> tuple[ModelSource, Frontend]:
     plugin = request.plugin or plugin_of(request.model)
     hooks = plugins.load(plugin)
-    found = find_model(request.model, hooks.families(), plugin, with_weights=False)
+    found = find_model(request.model, hooks.families(), plugin, request.base, with_weights=False)
     return found, load_frontend(hooks, found, request.options)
 
 

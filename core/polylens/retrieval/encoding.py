@@ -19,6 +19,7 @@ from polylens.engine.devices import own_device
 from polylens.engine.distributed import process_group
 from polylens.engine.failures import explained
 from polylens.engine.fingerprint import checkpoint_fingerprint
+from polylens.engine.loaders import expect_workers
 from polylens.engine.loading import Checkpoint, load_checkpoint
 from polylens.engine.prepared import Records
 from polylens.errors import InputError
@@ -39,6 +40,7 @@ class EncodeOptions:
         num_workers: processes that prepare pictures; with 0 the model's own does.
         seed: of the random weights of a preset.
         options: of the model family.
+        base: model under an adapter, instead of the one that the adapter names.
 
     Raises:
         InputError: a number is too small.
@@ -52,6 +54,12 @@ class EncodeOptions:
     seed: int = 0
     options: dict[str, Any] = field(default_factory=dict)
     vision_chunk_size: int | None = None
+    base: str | None = None
+
+    @property
+    def loader(self) -> dict[str, Any]:
+        """Keyword arguments of ``torch.utils.data.DataLoader``."""
+        return {"num_workers": self.num_workers}
 
     def __post_init__(self) -> None:
         for name, least in (("batch_size", 1), ("rows_per_shard", 1), ("num_workers", 0), ("vision_chunk_size", 1)):
@@ -110,9 +118,11 @@ def _encode(
 ) -> str | None:
     with explained("then start it again: what is done stays"), process_group():
         device = own_device(options.device)
+        expect_workers(options.loader)
         checkpoint = load_checkpoint(
             plugin,
             model,
+            base=options.base,
             options=options.options,
             dtype=options.dtype,
             device=device,
@@ -140,7 +150,7 @@ def _encoder(checkpoint: Checkpoint, work: _Work, device: torch.device, options:
         checkpoint.card,
         device,
         options.batch_size,
-        {"num_workers": options.num_workers},
+        options.loader,
     )
 
 

@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import json
 import signal
+from dataclasses import replace
 
 import pytest
 from conversation_files import write_conversations
+from PIL import Image
 from support import torchrun
 
 from polylens.cli import main
 from polylens.config import schemas
+from polylens.config.run import LoraSettings
 from polylens.contracts import ImageRef, Message, Record
+from polylens.engine.loading import load_checkpoint
+from polylens.engine.saving import save_model_folder
+from polylens.engine.trainable import choose_trained
 from polylens.errors import InputError
 from polylens.generation.parts import PartWriter
 from polylens.generation.prompts import question
+from polylens.objectives.lm import LanguageModelling
 
 MODEL = ("predict", "--model-plugin", "minicpmv", "--model", "tiny", "--device", "cpu", "--num-workers", "0")
 
@@ -157,6 +164,85 @@ def test_a_missing_picture_is_found_before_anything_is_generated(tmp_path, capsy
     error = capsys.readouterr().err
     assert "records.jsonl:4" in error
     assert "'1.png' does not exist" in error
+
+
+def spoilt(folder):
+    """Records of which three cannot be asked: a placeholder too many, no picture, half a picture."""
+    write_conversations(folder, count=9)
+    path = folder / "records.jsonl"
+    lines = path.read_text().splitlines(keepends=True)
+    lines[1] = lines[1].replace("what is", "<image> what is", 1)
+    lines[3] = lines[3].replace("1.png", "none.png")
+    (folder / "half.png").write_bytes((folder / "0.png").read_bytes()[:-40])
+    lines[6] = lines[6].replace("0.png", "half.png")
+    path.write_text("".join(lines))
+
+
+BAD = {
+    2: "<image> has no picture: the record has no pictures",
+    4: "none.png' does not exist",
+    7: "half.png'",
+}
+
+
+def test_bad_records_are_set_aside_and_counted(tmp_path, capsys):
+    """By any number of ranks, and by a run that goes on; the others get the answers that they get without them."""
+    spoilt(tmp_path)
+    assert predict(tmp_path, "bad.jsonl") == 2
+    assert "records.jsonl:2: record 'r1': /conversations/0/content: <image> has no" in capsys.readouterr().err
+    assert predict(tmp_path, "one.jsonl", "--on-bad-record", "quarantine") == 0
+    assert "6 answers are in" in (said := capsys.readouterr().out)
+    assert f"; 3 bad records were set aside in {tmp_path}/one.jsonl.quarantine.jsonl" in said
+    aside = [json.loads(line) for line in (tmp_path / "one.jsonl.quarantine.jsonl").read_text().splitlines()]
+    assert not [error for line in aside for error in schemas.errors("quarantine", line)]
+    assert [line["where"].rpartition(":")[2] for line in aside] == [str(number) for number in BAD]
+    assert all(words in line["reason"] for line, words in zip(aside, BAD.values(), strict=True))
+    kept = [line for number, line in enumerate((tmp_path / "records.jsonl").open(), 1) if number not in BAD]
+    (tmp_path / "records.jsonl").write_text("".join(kept))
+    assert predict(tmp_path, "good.jsonl", "--on-bad-record", "quarantine") == 0
+    assert (tmp_path / "good.jsonl").read_bytes() == (tmp_path / "one.jsonl").read_bytes()
+    assert not (tmp_path / "good.jsonl.quarantine.jsonl").exists()
+
+
+def test_ranks_set_the_same_records_aside(tmp_path):
+    spoilt(tmp_path)
+    assert predict(tmp_path, "one.jsonl", "--on-bad-record", "quarantine") == 0
+    command = [*MODEL, "--input", str(tmp_path / "records.jsonl"), "--batch-size", "4", "--max-new-tokens", "6"]
+    torchrun("-m", "polylens", *command, "--output", str(tmp_path / "two.jsonl"), "--on-bad-record", "quarantine")
+    for name in ("{}.jsonl", "{}.jsonl.quarantine.jsonl"):
+        assert (tmp_path / name.format("two")).read_bytes() == (tmp_path / name.format("one")).read_bytes()
+    assert len(list(tmp_path.glob("two*"))) == 3
+
+
+def test_nothing_but_bad_records(tmp_path, capsys):
+    (tmp_path / "records.jsonl").write_text('{"conversations": []}\n')
+    assert predict(tmp_path, "bad.jsonl", "--on-bad-record", "quarantine") == 2
+    assert "records.jsonl can be answered; the first: " in capsys.readouterr().err
+    assert not list(tmp_path.glob("bad*"))
+
+
+def test_a_picture_that_changed_its_size_is_another_run(tmp_path, capsys):
+    """It moves records to other batches, whose answers are counted as done by their numbers."""
+    write_conversations(tmp_path)
+    assert predict(tmp_path) == 0
+    Image.new("RGB", (900, 900)).save(tmp_path / "0.png")
+    assert predict(tmp_path) == 2
+    assert "was begun with other records" in capsys.readouterr().err
+
+
+def test_the_base_of_an_adapter_may_have_moved(tmp_path, capsys):
+    write_conversations(tmp_path, count=3)
+    made = load_checkpoint("minicpmv", "tiny")
+    save_model_folder(made, tmp_path / "base", made.card)
+    choose_trained(made.model, made.family, LanguageModelling(), None, LoraSettings(enable=True))
+    save_model_folder(made, tmp_path / "adapter", replace(made.card, base_model=str(tmp_path / "gone")))
+    model = ("predict", "--model", str(tmp_path / "adapter"), "--num-workers", "0")
+    assert predict(tmp_path, model=model) == 2
+    assert "gone" in (said := capsys.readouterr().err)
+    assert "if it lies elsewhere by now, give it as --base" in said
+    assert predict(tmp_path, "answers.jsonl", "--base", str(tmp_path / "base"), model=model) == 0
+    assert predict(tmp_path, "base.jsonl", model=("predict", "--model", str(tmp_path / "base"))) == 0
+    assert _said(tmp_path) == _said(tmp_path, "base.jsonl"), "a new adapter changes nothing"
 
 
 def test_questions_and_references():
