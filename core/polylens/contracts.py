@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 __all__ = [
+    "ALL_LINEAR",
     "IGNORE_INDEX",
     "ROLES",
     "Batch",
@@ -45,6 +46,9 @@ __all__ = [
 
 IGNORE_INDEX = -100
 """Label of a position that no loss sees."""
+
+ALL_LINEAR = "all-linear"
+"""Name that stands for every linear layer, as in peft: for families whose language model may be any."""
 
 ROLES = ("query", "document")
 """What a row of a retrieval batch is; ``Batch.rows["role"]`` holds the index, -1 for a row that stands for nothing."""
@@ -364,7 +368,8 @@ class ModelFamily:
         recognises: whether a checkpoint's ``config.json`` belongs to this family.
         components: component (``vision``, ``connector``, ``llm``, ``embed_tokens``) -> paths of its modules in the
             model. ``embed_tokens`` may lie inside ``llm``; the longest path wins.
-        lora_targets: component -> names of the linear layers that LoRA adapts by default.
+        lora_targets: component -> names of the linear layers that LoRA adapts by default; ``ALL_LINEAR`` stands for
+            all of the component, but for the output head.
         presets: name -> a folder of the plugin that holds ``config.json`` and a tokenizer, and no weights: the model
             starts from random weights. ``tiny`` must exist and train on a laptop CPU.
         layouts: how weights are named on disk; the first is the one that ``save`` writes.

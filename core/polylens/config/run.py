@@ -115,7 +115,8 @@ class LoraSettings:
         alpha: scale; the update is multiplied by ``alpha / r``.
         dropout: on the input of the adapter.
         components: which components get adapters.
-        target_modules: names of linear layers, instead of those that the model family gives.
+        target_modules: names of linear layers, instead of those that the model family gives; "all-linear" is all of
+            them but the output head.
         dora: train magnitude and direction of weights apart (DoRA, Liu et al. 2024, arXiv 2402.09353).
         modules_to_save: names of further modules, such as ``lm_head``, that are trained whole and saved in the
             adapter, where peft reads them too; what ``tune`` names is saved beside the adapter.

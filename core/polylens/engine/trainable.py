@@ -10,7 +10,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from polylens.config.run import LoraSettings
-from polylens.contracts import ModelFamily, Objective
+from polylens.contracts import ALL_LINEAR, ModelFamily, Objective
 from polylens.engine.adapters import names_under, saved_modules
 from polylens.engine.weights import has_adapter
 from polylens.errors import InputError, closest
@@ -101,11 +101,10 @@ def lora_targets(model: nn.Module, family: ModelFamily, lora: LoraSettings) -> l
         InputError: no linear layer of the components has one of the names.
     """
     found = []
-    for name, module in model.named_modules():
+    for name, _ in adaptable_layers(model):
         component = component_of(name, family)
         names = lora.target_modules or family.lora_targets.get(component or "", ())
-        wanted = component in lora.components and _ends_in(name, names) and _in_layers(name, lora.layers)
-        if wanted and isinstance(module, nn.Linear):
+        if component in lora.components and _in_layers(name, lora.layers) and _is_named(name, names):
             found.append(name)
     if not found:
         raise InputError(
@@ -114,6 +113,17 @@ def lora_targets(model: nn.Module, family: ModelFamily, lora: LoraSettings) -> l
             f"{'' if lora.layers is None else f' and its layers {lora.layers}'}"
         )
     return found
+
+
+def adaptable_layers(model: nn.Module) -> list[tuple[str, nn.Linear]]:
+    """The linear layers of a model by their names, but for the output head."""
+    head: Any = getattr(model, "get_output_embeddings", lambda: None)()
+    layers = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    return [(name, module) for name, module in layers if module is not head]
+
+
+def _is_named(name: str, names: Iterable[str]) -> bool:
+    return ALL_LINEAR in names or _ends_in(name, names)
 
 
 def _in_layers(name: str, layers: Sequence[int] | None) -> bool:

@@ -114,9 +114,12 @@ def pixels_keep_their_colour(subject: Subject) -> str | None:
     sliced = checkpoint.slicer.slice((300, 180))
     pixels = checkpoint.preprocessor.pixels(Image.new("RGB", (300, 180), colour), sliced)
     for number, (crop, array) in enumerate(zip(sliced.crops, pixels, strict=True)):
-        left, top = (max(-corner, 0) for corner in crop.window[:2])
-        found = tuple(array[:, top, left].tolist())
-        require(found == colour, f"crop {number} of a picture in {colour} has {found} in its first corner")
+        x, y = (
+            (max(a, 0) + min(b, end)) // 2 - a
+            for a, b, end in zip(crop.window, crop.window[2:], crop.scaled, strict=False)
+        )
+        found = tuple(array[:, y, x].tolist())
+        require(found == colour, f"crop {number} of a picture in {colour} has {found} in the middle")
     return None
 
 
