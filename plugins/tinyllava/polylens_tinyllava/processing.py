@@ -1,0 +1,82 @@
+"""How the picture of each tower is made: sizes and statistics of the published image processors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from polylens.errors import InputError
+from polylens_tinyllava.options import TinyLlavaOptions
+
+HALF = (0.5, 0.5, 0.5)
+CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+DINOV2_SIDE, DINOV2_SHORTEST = 224, 256
+"""The published processor of DINOv2 cuts 224 pixels out of 256, whatever ``image_size`` (518) says."""
+
+RATIOS = ("square", "pad")
+
+
+@dataclass(frozen=True, slots=True)
+class Processing:
+    """What becomes of a picture before the tower sees it.
+
+    Attributes:
+        side: of the square that the tower sees, in pixels.
+        shortest: length of the shorter side after resizing, of which the middle square is cut out; ``None`` stretches
+            the picture into the square.
+        mean, std: per channel, in the range 0 to 1.
+        pad: whether the picture is made a square first, with bars of the mean colour.
+    """
+
+    side: int
+    shortest: int | None
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    pad: bool
+
+    @property
+    def background(self) -> tuple[int, ...]:
+        """Colour of the bars, 0 to 255."""
+        return tuple(int(value * 255) for value in self.mean)
+
+
+def processing_for(config: Mapping[str, Any], options: TinyLlavaOptions) -> Processing:
+    """The processing of a checkpoint: what its own ``image_processor`` says, or that of its tower as published.
+
+    Raises:
+        InputError: an aspect ratio that TinyLLaVA cannot use.
+    """
+    ratio = options.image_aspect_ratio or config.get("image_aspect_ratio") or "square"
+    if ratio not in RATIOS:
+        raise InputError(
+            f"config.json: /image_aspect_ratio is {ratio!r}; it may be {', '.join(RATIOS)}. Set the option "
+            "image_aspect_ratio; the original has a third, anyres, whose pictures its own model cannot take"
+        )
+    side, shortest, mean, std = _of_tower(config)
+    own = config.get("image_processor")
+    if own:
+        side, shortest, mean, std = _of_file(own)
+    return Processing(side, shortest, mean, std, ratio == "pad")
+
+
+def _of_tower(config: Mapping[str, Any]) -> tuple[int, int | None, tuple[float, ...], tuple[float, ...]]:
+    vision = config.get("vision_config") or {}
+    kind = vision.get("model_type")
+    if kind == "dinov2":
+        size = vision.get("image_size", 518)
+        side, shortest = (DINOV2_SIDE, DINOV2_SHORTEST) if size == 518 else (size, size)
+        return side, shortest, IMAGENET_MEAN, IMAGENET_STD
+    side = vision.get("image_size", 224)
+    if kind == "clip_vision_model":
+        return side, side, CLIP_MEAN, CLIP_STD
+    return side, None, HALF, HALF
+
+
+def _of_file(own: Mapping[str, Any]) -> tuple[int, int | None, tuple[float, ...], tuple[float, ...]]:
+    """What a ``preprocessor_config.json`` says."""
+    size, crop = own.get("size") or {}, own.get("crop_size") or {}
+    mean, std = tuple(own.get("image_mean") or HALF), tuple(own.get("image_std") or HALF)
+    shortest = size.get("shortest_edge")
+    return (crop.get("height") or shortest, shortest, mean, std) if shortest else (size["height"], None, mean, std)
