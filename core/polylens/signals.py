@@ -33,6 +33,22 @@ def ends_when_told() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
+def leave_with_parent() -> None:
+    """Of a worker process: end when the process that started it has been killed, even if another one forked it."""
+    import threading  # not needed by the commands that must be quick
+
+    threading.Thread(target=_wait_for_parent, daemon=True).start()
+
+
+def _wait_for_parent() -> None:
+    from multiprocessing import connection, parent_process
+
+    parent = parent_process()
+    if parent is not None:
+        connection.wait([parent.sentinel])
+        os._exit(1)
+
+
 def _end_with(launcher: int) -> None:
     while os.getppid() == launcher:
         time.sleep(0.5)

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
 import signal
-import threading
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import Connection
 from types import TracebackType
 from typing import Any, Generic, TypeVar
+
+from polylens.signals import leave_with_parent
 
 __all__ = ["WorkerPool"]
 
@@ -111,7 +111,7 @@ class _Worker:
 def _serve(pipe: Connection, function: Callable[[Any], Any]) -> None:
     """Ctrl-C is the parent's to handle, and a worker whose parent was killed must not stay behind."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_leave_with_parent, daemon=True).start()
+    leave_with_parent()
     while True:
         try:
             task = pipe.recv()
@@ -126,10 +126,3 @@ def _outcome(function: Callable[[Any], Any], task: Any) -> tuple[Any, Exception 
     except Exception as error:  # noqa: BLE001 (raised again in the parent)
         error.add_note(traceback.format_exc())
         return None, error
-
-
-def _leave_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        wait([parent.sentinel])
-        os._exit(1)

@@ -14,6 +14,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from polylens.files import uninterrupted
+from polylens.signals import leave_with_parent
 
 START_METHOD = "forkserver"
 """A rank must not be forked. Another thread, such as gloo's, may hold a lock at that moment that no one opens in the
@@ -72,7 +73,11 @@ def _context() -> ForkServerContext:
 
 
 def _leave_quietly(worker: int) -> None:
-    """SIGTERM to a whole run is the business of its ranks, which end their workers."""
+    """SIGTERM to a whole run is the business of its ranks, which end their workers.
+
+    The loader's own watch is over the process that forked the worker: the server, which lives as long as its workers.
+    """
+    leave_with_parent()
     signal.signal(signal.SIGTERM, lambda number, frame: os._exit(0))
 
 
