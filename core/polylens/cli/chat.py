@@ -16,13 +16,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "Ctrl-C stops an answer, Ctrl-D ends. Lines from a pipe are questions, too."
     )
     add_model_arguments(parser)
-    parser.add_argument("--max-length", type=int, help="tokens of a prompt; text is shortened to fit, never a picture")
+    parser.add_argument(
+        "--max-length",
+        type=int,
+        help="tokens that the model is shown: older turns are forgotten, and a question that is longer is shortened; "
+        "by default what the model knows of positions, less --max-new-tokens",
+    )
     add_generation_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     from polylens.data.images import ImageOpener
-    from polylens.generation.chat import Conversation, stream_reply
+    from polylens.generation.chat import Conversation, room, stream_reply
     from polylens.generation.predictor import Predictor
     from polylens.generation.terminal import Terminal
 
@@ -30,7 +35,9 @@ def run(args: argparse.Namespace) -> int:
     options = generation_options(args)
     checkpoint, device = model_choice(args).load()
     predictor = Predictor(checkpoint, options, ImageOpener(), device, max_length=args.max_length)
-    conversation = Conversation(lambda messages: stream_reply(predictor, messages))
+    space = room(predictor)
+    predictor.max_length = space.tokens if space else None
+    conversation = Conversation(lambda messages: stream_reply(predictor, messages), space)
     interactive = sys.stdin.isatty()
     if interactive:
         import readline  # noqa: F401  lets a person edit lines, and call them back

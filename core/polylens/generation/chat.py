@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,8 @@ from polylens.contracts import ImageRef, Message, Record
 from polylens.data.images import encoded_image, image_size
 from polylens.errors import InputError
 from polylens.generation.predictor import Predictor
+
+log = logging.getLogger(__name__)
 
 Reply = Callable[[Sequence[Message]], Iterator[str]]
 """Makes the answer to a conversation, piece by piece."""
@@ -75,16 +79,52 @@ def _part(item: Any) -> str | ImageRef:
     raise InputError(f"a message holds texts and pictures (PIL.Image.Image, bytes, Path), not {type(item).__name__}")
 
 
+@dataclass(frozen=True, slots=True)
+class Room:
+    """How much a model can be shown.
+
+    Attributes:
+        tokens: of a prompt at most.
+        needed: what a conversation takes of them.
+    """
+
+    tokens: int
+    needed: Callable[[Sequence[Message]], int]
+
+
+def room(predictor: Predictor) -> Room | None:
+    """What ``max_length`` of the predictor allows; without it, the positions that the model knows, less an answer.
+
+    ``None`` if neither is known.
+    """
+    limit = predictor.max_length
+    if limit is None:
+        config = predictor.checkpoint.model.config.get_text_config()
+        positions = getattr(config, "max_position_embeddings", None)
+        if positions is None:
+            return None
+        limit = max(positions - predictor.options.max_new_tokens, positions // 2)
+    preparer = predictor.preparer
+    return Room(limit, lambda messages: len(preparer.outline(asked(messages))[0].input_ids))
+
+
 class Conversation:
     """Turns so far, and pictures that wait for the next one.
 
     Args:
         reply: makes answers.
+        room: what no longer fits is forgotten, the oldest turns first, and a warning says so.
+
+    Attributes:
+        messages: turns that are not forgotten.
+        forgotten: how many are.
+        pictures: shown with the next question.
     """
 
-    def __init__(self, reply: Reply) -> None:
-        self._reply = reply
+    def __init__(self, reply: Reply, room: Room | None = None) -> None:
+        self._reply, self._room = reply, room
         self.messages: list[Message] = []
+        self.forgotten = 0
         self.pictures: list[ImageRef] = []
 
     def attach(self, path: Path) -> tuple[int, int]:
@@ -105,7 +145,9 @@ class Conversation:
             InputError: the question cannot be asked.
         """
         turn = Message("user", on_lines([*self.pictures, text]))
-        pieces = self._reply([*self.messages, turn])
+        old = self._too_old(turn)
+        kept = self.messages[old:]
+        pieces = self._reply([*kept, turn])
         said: list[str] = []
         try:
             for piece in pieces:
@@ -114,10 +156,32 @@ class Conversation:
         finally:
             answer = "".join(said).strip()
             if answer:
-                self.messages += [turn, Message("assistant", (answer,))]
+                self.messages = [*kept, turn, Message("assistant", (answer,))]
+                self.forgotten += old
                 self.pictures.clear()
 
+    def _too_old(self, turn: Message) -> int:
+        """The number of turns at the beginning that do not fit before ``turn`` any more."""
+        if self._room is None:
+            return 0
+        fit = (n for n in range(0, len(self.messages) + 1, 2) if self._fits([*self.messages[n:], turn]))
+        dropped = next(fit, None)
+        if dropped is None:
+            log.warning("the question is longer than %d tokens: its text is shortened", self._room.tokens)
+        elif dropped:
+            log.warning(
+                "the conversation is longer than %d tokens: the model no longer sees its first %d turns",
+                self._room.tokens,
+                self.forgotten + dropped,
+            )
+        return len(self.messages) if dropped is None else dropped
+
+    def _fits(self, messages: Sequence[Message]) -> bool:
+        assert self._room is not None
+        return self._room.needed(messages) <= self._room.tokens
+
     def reset(self) -> None:
-        """Forget everything."""
+        """Begin anew."""
         self.messages.clear()
+        self.forgotten = 0
         self.pictures.clear()

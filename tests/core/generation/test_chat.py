@@ -14,8 +14,11 @@ import polylens
 from polylens.api import VLM
 from polylens.cli import main
 from polylens.contracts import ImageRef, Message, Record
+from polylens.data.images import ImageOpener
 from polylens.errors import InputError
-from polylens.generation.chat import Conversation, message
+from polylens.generation.chat import Conversation, Room, message, room
+from polylens.generation.options import GenerationOptions
+from polylens.generation.predictor import Predictor
 from polylens.generation.terminal import Terminal
 
 
@@ -70,6 +73,56 @@ def test_a_turn_without_an_answer_is_forgotten_and_its_pictures_wait(tmp_path):
     assert list(conversation.ask("what?")) == []
     assert conversation.messages == []
     assert len(conversation.pictures) == 1
+
+
+def words(messages) -> int:
+    return sum(len(part.split()) for message in messages for part in message.parts)
+
+
+def test_the_oldest_turns_are_forgotten_where_there_is_no_room(caplog):
+    echo = Echo()
+    conversation = Conversation(echo, Room(8, words))
+    for question in ("a b", "c d", "e f", "1 2 3 4 5 6 7 8 9", "g"):
+        list(conversation.ask(question))
+    assert [[m.parts[0] for m in seen if m.role == "user"] for seen in echo.seen] == [
+        ["a b"],
+        ["a b", "c d"],
+        ["c d", "e f"],
+        ["1 2 3 4 5 6 7 8 9"],
+        ["g"],
+    ]
+    assert [record.message for record in caplog.records] == [
+        "the conversation is longer than 8 tokens: the model no longer sees its first 2 turns",
+        "the question is longer than 8 tokens: its text is shortened",
+        "the conversation is longer than 8 tokens: the model no longer sees its first 8 turns",
+    ]
+
+
+def test_nothing_is_forgotten_for_a_question_that_cannot_be_asked():
+    def refuses(messages):
+        if "x" in messages[-1].parts[0]:
+            raise InputError("no")
+        yield "yes"
+
+    conversation = Conversation(refuses, Room(5, words))
+    list(conversation.ask("a b"))
+    with pytest.raises(InputError):
+        list(conversation.ask("x y z"))
+    assert [turn.parts for turn in conversation.messages] == [("a b",), ("yes",)]
+
+
+def test_the_room_of_a_model(vlm):
+    """The tiny model knows 2048 positions."""
+
+    def predictor(max_length=None, new=1024):
+        options = GenerationOptions(max_new_tokens=new)
+        return Predictor(vlm.checkpoint, options, ImageOpener(), vlm.device, max_length=max_length)
+
+    assert [room(predictor(new=new)).tokens for new in (1, 1024, 5000)] == [2047, 1024, 1024]
+    found = room(predictor(77))
+    asked = [Message("user", ("what is a pump?",))]
+    batch = vlm.collate([predictor().preparer.example(Record("r", tuple(asked)))])
+    assert (found.tokens, found.needed(asked)) == (77, batch.input_ids.shape[1])
 
 
 @pytest.mark.parametrize(
