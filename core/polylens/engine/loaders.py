@@ -23,14 +23,15 @@ child: under Python 3.11 one worker of some hundred waited for ever, for the loc
 _PRELOADED = ["torch", "PIL.Image", "transformers.tokenization_utils_tokenizers", "polylens.engine.stream"]
 
 
-def expect_workers(loader: dict[str, Any]) -> None:
-    """Have the libraries that workers need imported meanwhile: 3 s, which pass while a model is loaded.
+def expect_workers(loader: dict[str, Any], parts: Iterable[object]) -> None:
+    """Have the libraries that workers need imported meanwhile, once: it takes 3 s.
 
     Args:
         loader: as ``served`` takes it.
+        parts: what workers will have to unpickle, of modules of a plugin.
     """
     if _is_served(loader):
-        _context()
+        _context(type(part).__module__ for part in parts)
 
 
 def served(dataset: Dataset[Any], requests: Iterable[Any], loader: dict[str, Any]) -> Iterator[Any]:
@@ -60,10 +61,10 @@ def _is_served(loader: dict[str, Any]) -> bool:
     return bool(loader.get("num_workers")) and loader.get("multiprocessing_context") is None
 
 
-def _context() -> ForkServerContext:
+def _context(modules: Iterable[str] = ()) -> ForkServerContext:
     """Workers come from a server that has imported the large libraries once and never sees a Ctrl-C."""
     context = multiprocessing.get_context(START_METHOD)
-    context.set_forkserver_preload(_PRELOADED)
+    context.set_forkserver_preload([*_PRELOADED, *dict.fromkeys(modules)])
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         forkserver.ensure_running()

@@ -55,6 +55,11 @@ class Checkpoint:
     def preparer(self, images: ImageOpener, style: Literal["chat", "plain"] = "chat") -> Preparer:
         return Preparer(self.slicer, self.preprocessor, self.template, images, style)
 
+    @property
+    def parts(self) -> tuple[object, ...]:
+        """What prepares records, in data workers too."""
+        return self.tokenizer, self.slicer, self.preprocessor, self.template, self.collator()
+
     def collator(self, padding_side: str = "right") -> Collator:
         return self.hooks.collator(family=self.family, tokenizer=self.tokenizer, padding_side=padding_side)
 

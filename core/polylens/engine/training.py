@@ -93,7 +93,6 @@ def _train(config: RunConfig, evaluators: Mapping[str, MakeEvaluator]) -> Traini
     resume = distributed.gather_objects(resume)[0]  # rank 0 has the folder to itself
     set_seed(args.seed)
     task = TASKS[objective.records](config, objective)
-    expect_workers(loader_of(args))
     checkpoint = load_checkpoint(
         config.model_plugin,
         config.model,
@@ -105,6 +104,7 @@ def _train(config: RunConfig, evaluators: Mapping[str, MakeEvaluator]) -> Traini
         vision_chunk_size=config.gradient_cache.vision_chunk_size,
         lora=config.lora,
     )
+    expect_workers(loader_of(args), checkpoint.parts)
     choose_trained(checkpoint.model, checkpoint.family, objective, config.tune, config.lora)
     check_learning_rates(config.learning_rates, checkpoint.model, checkpoint.family)
     card = _card(config, checkpoint, task)

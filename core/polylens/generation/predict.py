@@ -77,8 +77,8 @@ def predict(model: ModelChoice, records: Sequence[Path], output: Path, options: 
             on_bad_record=options.on_bad_record,
         )
         loader = {"num_workers": options.num_workers}
-        expect_workers(loader)
         checkpoint, device = model.load()
+        expect_workers(loader, checkpoint.parts)
         predictor = Predictor(
             checkpoint,
             options.generation,

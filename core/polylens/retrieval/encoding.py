@@ -118,7 +118,6 @@ def _encode(
 ) -> str | None:
     with explained("then start it again: what is done stays"), process_group():
         device = own_device(options.device)
-        expect_workers(options.loader)
         checkpoint = load_checkpoint(
             plugin,
             model,
@@ -129,6 +128,7 @@ def _encode(
             seed=options.seed,
             vision_chunk_size=options.vision_chunk_size,
         )
+        expect_workers(options.loader, checkpoint.parts)
         checkpoint.model.eval()
         work = work_for(checkpoint.card)
         if not work.ids:
