@@ -351,11 +351,15 @@ class CheckpointLayout:
 
     ``renames`` maps regular expressions over names on disk to names in the model, as ``key_mapping`` of
     ``PreTrainedModel.from_pretrained`` takes them. It is empty where both agree.
+
+    ``parts``, for a model whose parts lie in folders of their own, maps each of these folders to what its names begin
+    with in the model. Such a layout is read, never written.
     """
 
     name: str
     description: str = ""
     renames: Mapping[str, str] = field(default_factory=dict)
+    parts: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

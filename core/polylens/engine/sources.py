@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from polylens.config.card import ModelCard
 from polylens.config.json_text import read_json_object
 from polylens.contracts import ModelFamily
+from polylens.engine.tensor_files import holds_weights
 from polylens.errors import InputError, closest
 
 _SMALL_FILES = ["*.json", "*.model", "*.txt", "*.jinja"]
@@ -35,6 +36,8 @@ class ModelSource:
         adapter: folder of a LoRA adapter over this model.
         base: what the model under the adapter was found by.
         card: ``polylens.json`` of the adapter, or of the model folder.
+        parts: folders in ``folder`` that hold its weights, if they are not in ``folder`` itself, each with what its
+            names begin with in the model.
     """
 
     folder: Path
@@ -44,6 +47,7 @@ class ModelSource:
     adapter: Path | None = None
     card: ModelCard | None = None
     base: str | None = None
+    parts: Mapping[str, str] = field(default_factory=dict)
 
 
 def find_model(
@@ -97,13 +101,25 @@ def _checkpoint(folder: Path, families: Sequence[ModelFamily], plugin: str) -> M
         kind = f"{config.get('model_type')!r} (architectures {config.get('architectures')})"
         problem = "more than one family recognises it" if found else f"it is none of the families of plugin {plugin!r}"
         raise InputError(f"{folder}: a checkpoint of model_type {kind}: {problem}: {names}")
-    return ModelSource(folder, config, found[0], card=ModelCard.read(folder))
+    return ModelSource(folder, config, found[0], card=ModelCard.read(folder), parts=_parts(folder, found[0]))
+
+
+def _parts(folder: Path, family: ModelFamily) -> Mapping[str, str]:
+    """The parts of the first layout whose folders are all there, unless the model lies there as a whole."""
+    if not holds_weights(folder):
+        for layout in family.layouts:
+            if layout.parts and all(holds_weights(folder / name) for name in layout.parts):
+                return layout.parts
+    return {}
 
 
 def _adapter(
     folder: Path, families: Sequence[ModelFamily], plugin: str, base: str | None, with_weights: bool
 ) -> ModelSource:
     card = ModelCard.read(folder)
+    own = _own_base(folder, families) if base is None else None
+    if own is not None:
+        return dataclasses.replace(own, adapter=folder, card=card, base=str(folder))
     named = (card.base_model if card else None) or adapter_base(folder)
     wanted = base or named
     if not wanted:
@@ -111,10 +127,11 @@ def _adapter(
             f"{folder}: an adapter that does not say over which model: set base_model_name_or_path in {ADAPTER}, or "
             "give it as --base"
         )
-    if (Path(wanted).expanduser() / ADAPTER).is_file():
+    own = _own_base(Path(wanted).expanduser(), families)
+    if own is None and (Path(wanted).expanduser() / ADAPTER).is_file():
         raise InputError(f"{folder}: the base of this adapter, {wanted}, is an adapter itself: merge that one first")
     try:
-        found = find_model(wanted, families, plugin, with_weights=with_weights)
+        found = own or find_model(wanted, families, plugin, with_weights=with_weights)
     except InputError as error:
         hint = "" if base else "; if it lies elsewhere by now, give it as --base"
         raise InputError(f"{folder}: the base of this adapter cannot be found: {error}{hint}") from error
@@ -124,6 +141,17 @@ def _adapter(
             f"{found.family.name!r}"
         )
     return dataclasses.replace(found, adapter=folder, card=card or found.card, base=wanted)
+
+
+def _own_base(folder: Path, families: Sequence[ModelFamily]) -> ModelSource | None:
+    """The base that an adapter folder holds itself, in parts."""
+    if not (folder / ADAPTER).is_file() or not (folder / "config.json").is_file():
+        return None
+    config = _config(folder)
+    for family in families:
+        if family.recognises(config) and _parts(folder, family):
+            return ModelSource(folder, config, family, parts=_parts(folder, family))
+    return None
 
 
 def adapter_base(folder: Path) -> str | None:

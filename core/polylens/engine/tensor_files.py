@@ -7,7 +7,9 @@ import struct
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from math import prod
+from operator import add
 from pathlib import Path
 from typing import Any
 
@@ -127,17 +129,61 @@ class TensorFile:
         return found
 
 
-def weight_files(folder: Path) -> list[TensorFile]:
+class PartFile(TensorFile):
+    """A file of a part of a model, under the names that its weights have in the whole.
+
+    Weights under an adapter lose what marks them, and those of the adapter itself are left out: they lie elsewhere.
+
+    Args:
+        name: gives the name in the whole, or ``None`` for what is left out.
+    """
+
+    def __init__(self, path: Path, name: Callable[[str], str | None]) -> None:
+        super().__init__(path)
+        names = {key: name(key.replace(".base_layer.", ".")) for key in self.entries if ".lora_" not in key}
+        self._inside = {whole: key for key, whole in names.items() if whole is not None}
+        self.entries = {whole: self.entries[key] for whole, key in self._inside.items()}
+
+    @contextmanager
+    def reading(self) -> Iterator[Read]:
+        with super().reading() as read:
+            yield lambda name: read(self._inside[name])
+
+
+def holds_weights(folder: Path) -> bool:
+    """Whether the folder has weights of a whole model."""
+    return _whole(folder) is not None
+
+
+def _whole(folder: Path) -> Path | None:
+    return next((folder / name for name in _FOLDERS if (folder / name).is_file()), None)
+
+
+def weight_files(folder: Path, parts: Mapping[str, str] | None = None) -> list[TensorFile]:
     """The files that hold the weights of a model folder.
+
+    Args:
+        parts: folders inside it that hold parts of the model -> what their names begin with in the whole.
 
     Raises:
         InputError: there are none, one is missing or damaged, or one is named outside the folder.
     """
-    found = next((folder / name for name in _FOLDERS if (folder / name).is_file()), None)
+    if parts:
+        return [file for name, prefix in parts.items() for file in part_files(folder / name, partial(add, prefix))]
+    return [TensorFile(path) for path in _paths(folder)]
+
+
+def part_files(folder: Path, name: Callable[[str], str | None]) -> list[TensorFile]:
+    """The files of a folder that holds one part; ``name`` as in ``PartFile``."""
+    return [PartFile(path, name) for path in _paths(folder)]
+
+
+def _paths(folder: Path) -> list[Path]:
+    found = _whole(folder)
     if found is None:
         raise InputError(f"{folder}: no weights there: none of {', '.join(_FOLDERS)}")
     names = _indexed(found) if found.suffix == ".json" else [found.name]
-    return [TensorFile(folder / name) for name in names]
+    return [folder / name for name in names]
 
 
 def _indexed(index: Path) -> list[str]:

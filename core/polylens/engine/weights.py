@@ -22,6 +22,7 @@ from polylens.engine.adapters import PREFIX, read_adapter
 from polylens.engine.quantization import quantized
 from polylens.engine.reading import refusing
 from polylens.engine.sources import ModelSource
+from polylens.engine.tensor_files import weight_files
 from polylens.errors import InputError, closest
 
 ATTENTION = ("sdpa", "eager", "flash_attention_2")
@@ -56,7 +57,7 @@ def load_model(
     if found.is_preset:
         model = _random_model(hooks, found, kind, settings, seed)
     else:
-        _check_size(outline, found.folder)
+        _check_size(outline, found)
         model = _read_weights(kind, found, settings)
     write_first_layout(model, found.family)
     return model
@@ -119,7 +120,8 @@ def _read_weights(kind: type[PreTrainedModel], found: ModelSource, settings: dic
     renames = {old: new for layout in found.family.layouts for old, new in layout.renames.items()}
     with refusing(f"{found.folder}: the weights cannot be read"):
         loaded: Any = kind.from_pretrained(
-            found.folder,
+            None if found.parts else found.folder,
+            state_dict=_state_of_parts(found) if found.parts else None,
             key_mapping=renames or None,
             local_files_only=True,
             output_loading_info=True,
@@ -137,9 +139,20 @@ def _read_weights(kind: type[PreTrainedModel], found: ModelSource, settings: dic
     return model
 
 
-def _check_size(outline: PreTrainedModel, folder: Path) -> None:
+def _state_of_parts(found: ModelSource) -> dict[str, Tensor]:
+    """The weights of a model whose parts lie in folders of their own."""
+    state = {}
+    for file in weight_files(found.folder, found.parts):
+        with file.reading() as read:
+            state |= {name: read(name) for name in file.entries}
+    return state
+
+
+def _check_size(outline: PreTrainedModel, found: ModelSource) -> None:
     """Refuse a model far larger than its files before room is made for it: at best, four bits are a weight."""
-    files = [path for path in folder.iterdir() if path.suffix in (".safetensors", ".bin")]
+    folder = found.folder
+    inside = [path for place in (folder, *(folder / name for name in found.parts)) for path in place.iterdir()]
+    files = [path for path in inside if path.suffix in (".safetensors", ".bin")]
     held = 2 * sum(path.stat().st_size for path in files)
     wanted = sum(parameter.numel() for parameter in outline.parameters())
     if wanted > max(held, _SMALL):

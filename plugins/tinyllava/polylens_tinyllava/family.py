@@ -7,6 +7,11 @@ from pathlib import Path
 from polylens.contracts import ALL_LINEAR, CheckpointLayout, ModelFamily
 from polylens_tinyllava.options import TinyLlavaOptions
 
+FOLDERS = {
+    "language_model": "language_model.",
+    "vision_tower": "vision_tower._vision_tower.",
+    "connector": "connector.",
+}
 PRESETS = Path(__file__).parent / "presets"
 
 TINYLLAVA = ModelFamily(
@@ -21,7 +26,10 @@ TINYLLAVA = ModelFamily(
     },
     lora_targets={"vision": (ALL_LINEAR,), "connector": (ALL_LINEAR,), "llm": (ALL_LINEAR,)},
     presets={"tiny": PRESETS / "tiny"},
-    layouts=(CheckpointLayout("hub", "language_model.*, vision_tower._vision_tower.*, connector._connector.*"),),
+    layouts=(
+        CheckpointLayout("hub", "language_model.*, vision_tower._vision_tower.*, connector._connector.*"),
+        CheckpointLayout("folders", "what training of the original writes, also beside an adapter", parts=FOLDERS),
+    ),
     options=TinyLlavaOptions,
 )
 

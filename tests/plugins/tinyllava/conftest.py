@@ -114,3 +114,8 @@ def original(golden: Path) -> Path:
 @pytest.fixture(scope="module", params=NAMES)
 def case(request: pytest.FixtureRequest, original: Path) -> Case:
     return Case(original / "cases" / request.param)
+
+
+@pytest.fixture(scope="session")
+def phi(original: Path) -> Case:
+    return Case(original / "cases" / "phi_siglip_mlp2x")

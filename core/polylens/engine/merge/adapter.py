@@ -20,7 +20,7 @@ from polylens.engine.merge.folder import (
     Merged,
     Shard,
     new_folder,
-    shard_name,
+    shard_names,
     wanted_dtype,
     write_around,
     write_shards,
@@ -70,7 +70,7 @@ def merge_adapter(
     again = explained("then merge again")
     with again, new_folder(target) as partial, _base(found, plugin, partial) as weights:
         plan = Plan(names, adapter, LowRankLayers(outline, adapter))
-        shards = plan.shards(weight_files(weights), wanted)
+        shards = plan.shards(weight_files(weights, found.parts), wanted)
         count = write_shards(partial, shards)
         card = found.card or ModelCard(plugin, found.family.name, **found.family.defaults)
         write_around(partial, weights, found.config, card, wanted)
@@ -111,8 +111,7 @@ class Plan:
             InputError: the adapter changes a weight that the files do not hold as such.
         """
         found = []
-        for number, file in enumerate(files):
-            name = file.path.name if file.path.suffix == ".safetensors" else shard_name(number, len(files))
+        for name, file in zip(shard_names(files), files, strict=True):
             found.append(MergedShard(name, file, self._places(file), self, dtype))
         changed = self.layers.weights.keys() | self.adapter.whole.keys()
         missing = sorted(changed - {place for shard in found for place in shard.places.values()})

@@ -14,7 +14,7 @@ from polylens import plugins
 from polylens.config.card import ModelCard
 from polylens.engine.failures import explained
 from polylens.engine.loading import plugin_of
-from polylens.engine.merge.folder import Merged, new_folder, shard_name, wanted_dtype, write_around, write_shards
+from polylens.engine.merge.folder import Merged, new_folder, shard_names, wanted_dtype, write_around, write_shards
 from polylens.engine.merge.names import DiskNames
 from polylens.engine.sources import ModelSource, find_model
 from polylens.engine.tensor_files import Entry, Read, TensorFile, weight_files
@@ -46,11 +46,12 @@ def average_models(
         families = ", ".join(f"{source.folder} is {source.family.name}" for source in sources)
         raise InputError(f"models of several families have no mean: {families}")
     names = [DiskNames(outline_of(hooks, source), source.family) for source in sources]
-    models = [Weights(source.folder, of) for source, of in zip(sources, names, strict=True)]
+    models = [Weights(source, of) for source, of in zip(sources, names, strict=True)]
     for other in models[1:]:
         _check_same(models[0], other)
     files = models[0].files
-    shards = [MeanShard(_name(file, n, len(files)), file, models, wanted) for n, file in enumerate(files)]
+    named = zip(shard_names(files), files, strict=True)
+    shards = [MeanShard(name, file, models, wanted) for name, file in named]
     with explained("then start it again"), new_folder(Path(output)) as partial:
         count = write_shards(partial, shards)
         first = sources[0]
@@ -68,15 +69,11 @@ def _model(folder: str, hooks: object, plugin: str) -> ModelSource:
     return found
 
 
-def _name(file: TensorFile, number: int, count: int) -> str:
-    return file.path.name if file.path.suffix == ".safetensors" else shard_name(number, count)
-
-
 class Weights:
     """The weights of a model folder by their names in the model, wherever they lie."""
 
-    def __init__(self, folder: Path, names: DiskNames) -> None:
-        self.folder, self.files, self.names = folder, weight_files(folder), names
+    def __init__(self, source: ModelSource, names: DiskNames) -> None:
+        self.folder, self.files, self.names = source.folder, weight_files(source.folder, source.parts), names
         self.places = {names(key)[0]: (file, key) for file in self.files for key in file.entries}
 
     def entry(self, name: str) -> Entry:

@@ -18,7 +18,7 @@ from polylens.config.card import ModelCard
 from polylens.engine.locks import locked
 from polylens.engine.merge.heap import Heap
 from polylens.engine.saving import PARTIAL, copy_small_files, publish, remove
-from polylens.engine.tensor_files import INDEX, SINGLE, Entry, Read, write_tensors
+from polylens.engine.tensor_files import INDEX, SINGLE, Entry, Read, TensorFile, write_tensors
 from polylens.errors import InputError, closest
 from polylens.files import write_text
 
@@ -133,6 +133,14 @@ def write_around(
     write_text(folder / "config.json", [json.dumps(config, indent=2, ensure_ascii=False), "\n"])
     versions = ModelCard(plugin="", family="").versions
     dataclasses.replace(card, base_model=None, base_seed=None, versions=versions).save(folder)
+
+
+def shard_names(files: Sequence[TensorFile]) -> list[str]:
+    """Names of the new files: those of the old ones, or new ones where two agree or one is no safetensors file."""
+    names = [file.path.name for file in files]
+    if len(set(names)) == len(names) and all(name.endswith(".safetensors") for name in names):
+        return names
+    return [shard_name(number, len(files)) for number in range(len(files))]
 
 
 def shard_name(number: int, count: int) -> str:
