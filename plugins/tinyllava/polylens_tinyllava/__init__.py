@@ -54,4 +54,5 @@ def image_preprocessor(config: Mapping[str, Any], options: Any) -> ImagePreproce
 def chat_template(tokenizer: PreTrainedTokenizerBase, config: Mapping[str, Any], options: Any) -> ChatTemplate:
     from polylens_tinyllava.text.template import template_for
 
-    return template_for(tokenizer, options.template)
+    begins = {"system": ""} if config.get("model_type") == "llava" else {}
+    return template_for(tokenizer, options.template, **begins)

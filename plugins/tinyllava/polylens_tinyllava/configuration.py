@@ -40,6 +40,9 @@ class PartsConfig(FileConfig):
     _vision_config: dict[str, Any] | None
     _vision_config2: dict[str, Any] | None
 
+    usual: ClassVar[dict[str, dict[str, Any]]] = {"text_config": {}, "vision_config": {}}
+    """What sub-configurations leave out."""
+
     vision_feature_layer: int = -2
     vision_feature_select_strategy: str = "patch"
     tie_word_embeddings: bool = False  # the language model ties its own
@@ -50,7 +53,7 @@ class PartsConfig(FileConfig):
         Raises:
             InputError: transformers has no causal language model of its type.
         """
-        values = _required(self._text_config, "text_config")
+        values = {**self.usual["text_config"], **_required(self._text_config, "text_config")}
         kind = values.get("model_type")
         if kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
             raise InputError(
@@ -66,7 +69,7 @@ class PartsConfig(FileConfig):
         Raises:
             InputError: it is none that can be used.
         """
-        values = _required(self._vision_config, "vision_config")
+        values = {**self.usual["vision_config"], **_required(self._vision_config, "vision_config")}
         if values.get("model_type") not in TOWERS:
             raise InputError(
                 f"config.json: /vision_config/model_type is {values.get('model_type')!r}; it may be "
@@ -95,7 +98,7 @@ class PartsConfig(FileConfig):
     @property
     def tower(self) -> str:
         """``siglip``, ``clip``, ``dinov2`` or ``mof``."""
-        values = self._vision_config or {}
+        values = {**self.usual["vision_config"], **(self._vision_config or {})}
         if str(values.get("model_name_or_path", "")).startswith(f"{MOF}:") or self._vision_config2 is not None:
             return MOF
         return TOWERS.get(str(values.get("model_type")), "")
@@ -132,9 +135,19 @@ class LlavaHfConfig(PartsConfig):
     model_type = "llava"
     architecture: ClassVar[str] = "LlavaForConditionalGeneration"
 
+    usual: ClassVar[dict[str, dict[str, Any]]] = {
+        "text_config": {"model_type": "llama"},
+        "vision_config": {"model_type": "clip_vision_model"},
+    }
+
     vision_feature_select_strategy: str = "default"
     projector_hidden_act: str = "gelu"
     multimodal_projector_bias: bool = True
+
+
+def read_config(values: Mapping[str, Any]) -> TinyLlavaConfig | LlavaHfConfig:
+    """The configuration of either layout, of the content of ``config.json``."""
+    return (LlavaHfConfig if values.get("model_type") == LlavaHfConfig.model_type else TinyLlavaConfig)(**values)
 
 
 def _required(values: dict[str, Any] | None, name: str) -> dict[str, Any]:

@@ -7,16 +7,17 @@ from typing import Any
 
 from torch import Tensor, nn
 from transformers import initialization as init
+from transformers.activations import ACT2FN
 
 from polylens.modeling.composed import ComposedModel, language_model_for
 from polylens.modeling.connectors import interleave
-from polylens_tinyllava.configuration import MOF, PartsConfig, TinyLlavaConfig
+from polylens_tinyllava.configuration import MOF, LlavaHfConfig, PartsConfig, TinyLlavaConfig, read_config
 from polylens_tinyllava.connectors import connector_for
 from polylens_tinyllava.connectors.qformer import QFormer
 from polylens_tinyllava.connectors.resampler import Resampler
 from polylens_tinyllava.options import TinyLlavaOptions
 from polylens_tinyllava.processing import processing_for
-from polylens_tinyllava.towers import VisionTower
+from polylens_tinyllava.towers import HfVisionTower, VisionTower
 
 QUERY_STD = 0.02
 
@@ -93,6 +94,50 @@ class TinyLlavaForConditionalGeneration(PartsModel):
         return interleave(connector["clip"](first), connector["dinov2"](second))
 
 
+class HfProjector(nn.Module):
+    """Two linear layers with an activation between them, as transformers' LLaVA names them."""
+
+    def __init__(self, config: LlavaHfConfig, vision: int, hidden: int) -> None:
+        super().__init__()
+        self.linear_1 = nn.Linear(vision, hidden, bias=config.multimodal_projector_bias)
+        self.act = ACT2FN[config.projector_hidden_act]
+        self.linear_2 = nn.Linear(hidden, hidden, bias=config.multimodal_projector_bias)
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.linear_2(self.act(self.linear_1(features)))
+
+
+class LlavaForConditionalGeneration(PartsModel):
+    """``language_model.*``, ``vision_tower.vision_model.*``, ``multi_modal_projector.*``: transformers' LLaVA."""
+
+    config: LlavaHfConfig
+    config_class = LlavaHfConfig
+
+    def __init__(self, config: LlavaHfConfig) -> None:
+        super().__init__(config)
+        self.vision_tower = HfVisionTower(config)
+        width = self.language_model.config.hidden_size
+        self.multi_modal_projector = HfProjector(config, self.vision_tower.width, width)
+        self._finish()
+
+    @property
+    def tower(self) -> nn.Module:
+        return self.vision_tower
+
+    @property
+    def projector(self) -> nn.Module:
+        return self.multi_modal_projector
+
+    @property
+    def feature_size(self) -> int:
+        return self.vision_tower.width
+
+
 def build(config: Mapping[str, Any]) -> PartsModel:
     """The model, without weights, for the content of ``config.json``."""
-    return TinyLlavaForConditionalGeneration(TinyLlavaConfig(**config))
+    read = read_config(config)
+    return (
+        LlavaForConditionalGeneration(read)
+        if isinstance(read, LlavaHfConfig)
+        else TinyLlavaForConditionalGeneration(read)
+    )

@@ -12,8 +12,8 @@ from polylens_tinyllava.options import TinyLlavaOptions
 HALF = (0.5, 0.5, 0.5)
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-DINOV2_SIDE, DINOV2_SHORTEST = 224, 256
-"""The published processor of DINOv2 cuts 224 pixels out of 256, whatever ``image_size`` (518) says."""
+DINOV2_TRAINED, DINOV2_SIDE, DINOV2_SHORTEST = 518, 224, 256
+"""The published processor of DINOv2 cuts 224 pixels out of 256, although ``image_size`` is 518."""
 
 RATIOS = ("square", "pad")
 
@@ -54,24 +54,21 @@ def processing_for(config: Mapping[str, Any], options: TinyLlavaOptions) -> Proc
             f"config.json: /image_aspect_ratio is {ratio!r}; it may be {', '.join(RATIOS)}. Set the option "
             "image_aspect_ratio; the original has a third, anyres, whose pictures its own model cannot take"
         )
-    side, shortest, mean, std = _of_tower(config)
     own = config.get("image_processor")
-    if own:
-        side, shortest, mean, std = _of_file(own)
-    return Processing(side, shortest, mean, std, ratio == "pad")
+    return Processing(*(_of_file(own) if own else _of_tower(config)), pad=ratio == "pad")
 
 
 def _of_tower(config: Mapping[str, Any]) -> tuple[int, int | None, tuple[float, ...], tuple[float, ...]]:
-    vision = config.get("vision_config") or {}
-    kind = vision.get("model_type")
-    if kind == "dinov2":
-        size = vision.get("image_size", 518)
-        side, shortest = (DINOV2_SIDE, DINOV2_SHORTEST) if size == 518 else (size, size)
+    from polylens_tinyllava.configuration import read_config
+
+    vision: Any = read_config(config).vision()
+    size = vision.image_size
+    if vision.model_type == "dinov2":
+        side, shortest = (DINOV2_SIDE, DINOV2_SHORTEST) if size == DINOV2_TRAINED else (size, size)
         return side, shortest, IMAGENET_MEAN, IMAGENET_STD
-    side = vision.get("image_size", 224)
-    if kind == "clip_vision_model":
-        return side, side, CLIP_MEAN, CLIP_STD
-    return side, None, HALF, HALF
+    if vision.model_type == "clip_vision_model":
+        return size, size, CLIP_MEAN, CLIP_STD
+    return size, None, HALF, HALF
 
 
 def _of_file(own: Mapping[str, Any]) -> tuple[int, int | None, tuple[float, ...], tuple[float, ...]]:

@@ -120,13 +120,16 @@ def _padded(size: Size, side: int, length: int) -> tuple[Size, Window]:
 
 def slicer_for(config: Mapping[str, Any], options: TinyLlavaOptions) -> SquareSlicer:
     """The slicer of a checkpoint of any layout."""
-    processing, vision = processing_for(config, options), config.get("vision_config") or {}
-    connector, mixture = config.get("connector_type"), config.get("connector_type") == "mof_mlp"
+    from polylens_tinyllava.configuration import MOF, read_config
+    from polylens_tinyllava.connectors import query_count
+
+    read, processing = read_config(config), processing_for(config, options)
+    vision: Any = read.vision()
     return SquareSlicer(
         processing,
-        processing.side // vision.get("patch_size", 14 if vision.get("model_type") == "dinov2" else 32),
-        class_token=vision.get("model_type") != "siglip_vision_model",
-        strategy=config.get("vision_feature_select_strategy") or "patch",
-        queries=(config.get("num_queries") or 128) if connector in RESAMPLED else None,
-        towers=2 if mixture else 1,
+        processing.side // vision.patch_size,
+        class_token=vision.model_type != "siglip_vision_model",
+        strategy=read.vision_feature_select_strategy,
+        queries=query_count(read) if getattr(read, "connector_type", "") in RESAMPLED else None,  # type: ignore[arg-type]
+        towers=2 if read.tower == MOF else 1,
     )

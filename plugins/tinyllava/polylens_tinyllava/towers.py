@@ -9,8 +9,10 @@ from torch import Tensor, nn
 from transformers import CLIPVisionModel, Dinov2Config, Dinov2Model, SiglipVisionModel
 from transformers.models.dinov2.modeling_dinov2 import Dinov2Attention
 
+from polylens.errors import InputError
 from polylens.modeling.towers import Tower
 from polylens_tinyllava.configuration import MOF, PartsConfig
+from polylens_tinyllava.slicing import FULL
 
 
 class NamedAttention(Dinov2Attention):
@@ -41,8 +43,8 @@ class NamedDinov2(Dinov2Model):
             layer.attention = NamedAttention(config)
 
 
-class VisionTower(nn.Module):
-    """The tower, or the two of a mixture of features, up to the layer whose states are features.
+class FeatureTower(nn.Module):
+    """Towers up to the layer whose states are features; a subclass names the modules.
 
     Attributes:
         width: of the features of one tower.
@@ -50,38 +52,59 @@ class VisionTower(nn.Module):
 
     def __init__(self, config: PartsConfig) -> None:
         super().__init__()
-        first, layer = config.vision(), config.vision_feature_layer
-        self.width: int = first.hidden_size
-        if config.tower == MOF:
-            dinov2 = NamedDinov2(config.second_vision())  # type: ignore[arg-type]
-            self._vision_tower: Any = nn.ModuleDict({"clip": _wrapped(CLIPVisionModel(first)), "dinov2": dinov2})  # type: ignore[arg-type]
-            models = [self._vision_tower["clip"]["vision_model"], dinov2]
-        else:
-            self._vision_tower = tower_module(config.tower, first)
-            models = [_inner(self._vision_tower)]
-        self._towers = [Tower(model, layer) for model in models]
-        self._first_token = 0 if config.vision_feature_select_strategy in WHOLE else 1
+        self.width: int = config.vision().hidden_size
+        self._layer, self._towers = config.vision_feature_layer, []
+        self._first_token = 0 if config.vision_feature_select_strategy in FULL else 1
+
+    def _look_through(self, *models: nn.Module) -> None:
+        self._towers = [Tower(model, self._layer) for model in models]
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Features [N, L, width] of normalised pixels [N, 3, H, W]; those of a mixture beside each other."""
+        """Features [N, L, width] of normalised pixels [N, 3, H, W]; those of several towers beside each other."""
         seen = [tower(pixels)[:, self._first_token :] for tower in self._towers]
         return torch.cat(seen, dim=-1)
 
 
-WHOLE = ("cls_patch", "full")
-"""Strategies that keep the first token; the others drop it, also where it is a patch, as in SigLIP."""
+class VisionTower(FeatureTower):
+    """The tower, or the two of a mixture of features: ``_vision_tower.*``.
+
+    Raises:
+        InputError: the towers of the mixture differ in width.
+    """
+
+    def __init__(self, config: PartsConfig) -> None:
+        super().__init__(config)
+        first: Any = config.vision()
+        if config.tower == MOF:
+            second: Any = config.second_vision()
+            _check_mixture(first, second)
+            clip, dinov2 = CLIPVisionModel(first), NamedDinov2(second)
+            self._vision_tower = nn.ModuleDict({"clip": nn.ModuleDict({"vision_model": clip}), "dinov2": dinov2})
+            self._look_through(clip, dinov2)
+        else:
+            model = tower_of(config)
+            self._vision_tower = model if config.tower == "dinov2" else nn.ModuleDict({"vision_model": model})
+            self._look_through(model)
 
 
-def tower_module(kind: str, config: Any) -> nn.Module:
-    """A SigLIP, CLIP or DINOv2; the first two one level deeper, as published."""
-    if kind == "dinov2":
-        return NamedDinov2(config)
-    return _wrapped(SiglipVisionModel(config) if kind == "siglip" else CLIPVisionModel(config))
+class HfVisionTower(FeatureTower):
+    """The tower of transformers' LLaVA: ``vision_model.*``."""
+
+    def __init__(self, config: PartsConfig) -> None:
+        super().__init__(config)
+        self.vision_model = tower_of(config)
+        self._look_through(self.vision_model)
 
 
-def _wrapped(model: nn.Module) -> nn.ModuleDict:
-    return nn.ModuleDict({"vision_model": model})
+def tower_of(config: PartsConfig) -> nn.Module:
+    """A SigLIP, CLIP or DINOv2."""
+    values: Any = config.vision()
+    return {"siglip": SiglipVisionModel, "clip": CLIPVisionModel, "dinov2": NamedDinov2}[config.tower](values)
 
 
-def _inner(module: Any) -> Any:
-    return module["vision_model"] if isinstance(module, nn.ModuleDict) else module
+def _check_mixture(first: Any, second: Any) -> None:
+    if (first.model_type, first.hidden_size) != ("clip_vision_model", second.hidden_size):
+        raise InputError(
+            f"config.json: a mixture of features needs a CLIP and a DINOv2 of one width; these are "
+            f"{first.model_type} with {first.hidden_size} and dinov2 with {second.hidden_size}"
+        )
