@@ -26,8 +26,9 @@ class DataConfig:
         validation_max_new_tokens: length of such an answer at most.
         image_root: folder that relative picture paths start from; by default the folder of the JSONL file.
         on_bad_record: stop at the first bad record, or write it with its reason to ``quarantine.jsonl`` and go on.
-        batches: ``shuffle`` draws records anew each epoch; ``file`` keeps the order of the file, for files whose
-            batches ``polylens data pairs`` has put together (their order is then shuffled batch by batch).
+        batches: ``shuffle`` draws records anew each epoch; ``modality`` does too, and gives conversations with
+            pictures and those of text alone batches of their own; ``file`` keeps the order of the file, for files
+            whose batches ``polylens data pairs`` has put together (their order is then shuffled batch by batch).
         hard_negatives: negatives taken from each record, the first ones.
         query_instruction: text put before every query that has no instruction of its own.
         query_max_length: tokens of a query; text is shortened to fit.
@@ -43,7 +44,7 @@ class DataConfig:
     validation_max_new_tokens: int = 128
     image_root: str | None = None
     on_bad_record: Literal["error", "quarantine"] = "error"
-    batches: Literal["shuffle", "file"] = "shuffle"
+    batches: Literal["shuffle", "modality", "file"] = "shuffle"
     hard_negatives: int = 0
     query_instruction: str = ""
     query_max_length: int = 512
@@ -148,6 +149,8 @@ class RunConfig:
         output_dir: where checkpoints and the trained model go.
         tune: components whose weights are trained (``vision``, ``connector``, ``llm``, ``embed_tokens``); by default
             all of them, or none but the adapters with LoRA.
+        tune_from_layer: component -> its first layer that is trained, such as ``{vision: 10}``; on the command line
+            ``--tune-from-layer.vision 10``. Layers before it are frozen, and what lies outside the layers.
         learning_rates: component -> learning rate of its weights and adapters, such as ``{vision: 1e-6}``; on the
             command line ``--learning-rates.vision 1e-6``. The others have ``learning_rate``.
         dtype: of the weights; ``bf16: true`` in ``training`` is mixed precision over float32 weights.
@@ -170,6 +173,7 @@ class RunConfig:
     lora: LoraSettings = field(default_factory=LoraSettings)
     base: str | None = None
     tune: list[str] | None = None
+    tune_from_layer: dict[str, Any] = field(default_factory=dict)
     learning_rates: dict[str, Any] = field(default_factory=dict)
     dtype: Literal["auto", "float32", "bfloat16", "float16", "float64"] = "float32"
     attn_implementation: str = "sdpa"

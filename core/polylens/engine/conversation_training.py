@@ -21,7 +21,7 @@ from polylens.data.records import BadRecordsKept
 from polylens.engine.arguments import loader_of
 from polylens.engine.conversation_steps import ConversationPlanner, ConversationRecords, Measured, measure
 from polylens.engine.loading import Checkpoint
-from polylens.engine.steps import GlobalBatches
+from polylens.engine.steps import GlobalBatches, ModalityBatches
 from polylens.engine.tasks import MakeEvaluator, Task, seed_of_data
 from polylens.engine.trainer import Evaluator
 from polylens.engine.training_module import TrainingModule
@@ -68,13 +68,7 @@ class ConversationTask(Task):
         """All conversations of a step are one global batch, so that accumulation does not show in the gradient."""
         records = self._measured(self.data, self.config.data.train, checkpoint, args, "quarantine.unfit")
         size = args.per_device_train_batch_size * args.world_size * accumulation
-        batches = GlobalBatches(
-            len(records),
-            size,
-            seed=seed_of_data(args),
-            shuffle=self.config.data.batches == "shuffle",
-            drop_last=args.dataloader_drop_last,
-        )
+        batches = self._batches(records, size, args)
         if not len(batches):
             raise InputError(
                 f"the {len(records)} conversations do not fill a step of {size}, and --dataloader-drop-last leaves "
@@ -89,6 +83,13 @@ class ConversationTask(Task):
             sort=self.config.gradient_cache.sort_by_cost,
             passes=1,
         )
+
+    def _batches(self, records: ConversationRecords, size: int, args: TrainingArguments) -> GlobalBatches:
+        seed, drop_last, order = seed_of_data(args), args.dataloader_drop_last, self.config.data.batches
+        if order == "modality":
+            pictured = [bool(record.images) for record in records.records]
+            return ModalityBatches(pictured, size, seed=seed, drop_last=drop_last)
+        return GlobalBatches(len(records), size, seed=seed, shuffle=order == "shuffle", drop_last=drop_last)
 
     def evaluator(
         self, checkpoint: Checkpoint, args: TrainingArguments, card: ModelCard, make: MakeEvaluator | None
@@ -133,7 +134,8 @@ class ConversationTask(Task):
         """The conversations that can be trained on; others are an error, or counted and set aside."""
         limit = self.config.data.max_length
         preparer = checkpoint.preparer(ImageOpener(data.image_root, self.documents), style=self.style)
-        found = measure(data.records, preparer, self.objective, limit, loader_of(args))
+        decode = self.config.data.on_bad_record == "quarantine"
+        found = measure(data.records, preparer, self.objective, limit, loader_of(args), decode=decode)
         unfit = {r.where: m for r, m in zip(data.records, found, strict=True) if isinstance(m, InputError)}
         self._set_aside(paths, unfit, aside)
         good = [(r, m) for r, m in zip(data.records, found, strict=True) if isinstance(m, Measured)]

@@ -50,6 +50,8 @@ class PairTask(Task):
 
     def __init__(self, config: RunConfig, objective: Objective) -> None:
         super().__init__(config, objective)
+        if config.data.batches == "modality":
+            raise InputError("/data/batches: 'modality' is for conversations; pairs have 'shuffle' and 'file'")
         self.data = self._read(config.data.train, self.open_documents(), "quarantine")
 
     def card(self, card: ModelCard) -> ModelCard:

@@ -107,6 +107,30 @@ class GlobalBatches:
         return [batch for batch in batches if len(batch) == self.size or not self.drop_last]
 
 
+class ModalityBatches(GlobalBatches):
+    """Global batches of records with pictures, and of records of text alone, in an order that is drawn.
+
+    No rank then waits for another one's pictures, as with LLaVA's ``group_by_modality_length``. Lengths are left to
+    the planner, which sorts the rows of a batch. What is left of both kinds ends up together.
+
+    Args:
+        pictured: of each record, whether it has pictures.
+    """
+
+    def __init__(self, pictured: Sequence[bool], size: int, *, seed: int, drop_last: bool) -> None:
+        self._kinds = [np.flatnonzero(np.array(pictured, dtype=bool) == kind) for kind in (True, False)]
+        super().__init__(len(pictured), size, seed=seed, shuffle=True, drop_last=drop_last)
+        self._length = len(self._epoch(0))
+
+    def _epoch(self, epoch: int) -> list[np.ndarray]:
+        generator = np.random.default_rng((self.seed, epoch))
+        orders = [generator.permutation(kind) for kind in self._kinds]
+        whole = [order[: len(order) - len(order) % self.size] for order in orders]
+        left = np.concatenate([order[len(part) :] for order, part in zip(orders, whole, strict=True)])
+        batches = [*self._cut(whole[0]), *self._cut(whole[1]), *self._cut(generator.permutation(left))]
+        return [batches[i] for i in generator.permutation(len(batches))]
+
+
 class RowRecords(Protocol):
     """The records behind rows, in data-loader workers too, with what they cost."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from torch import nn
@@ -17,7 +17,12 @@ from polylens.errors import InputError, closest
 
 
 def choose_trained(
-    model: PreTrainedModel, family: ModelFamily, objective: Objective, tune: Sequence[str] | None, lora: LoraSettings
+    model: PreTrainedModel,
+    family: ModelFamily,
+    objective: Objective,
+    tune: Sequence[str] | None,
+    lora: LoraSettings,
+    first_layers: Mapping[str, Any] | None = None,
 ) -> None:
     """Set ``requires_grad`` of every weight, and add adapters if LoRA is on.
 
@@ -25,8 +30,12 @@ def choose_trained(
     reaches (the output head, for an objective of hidden states) is frozen, so that no optimizer state is kept for it;
     so are weights that the model itself declares fixed.
 
+    Args:
+        first_layers: component -> its first layer that is trained; what lies before it stays frozen, and what the
+            component has outside its layers.
+
     Raises:
-        InputError: a component that the family does not have; nothing is left to train.
+        InputError: a component that the family does not have, or a layer that it has not; nothing is left to train.
     """
     check_components(family, [*(tune or []), *(lora.components if lora.enable else [])])
     adapted = has_adapter(model)
@@ -36,12 +45,35 @@ def choose_trained(
         _add_lora(model, family, lora)
     components = tune if tune is not None else () if lora.enable or adapted else tuple(family.components)
     saved = _save_modules(model, family, lora)
+    _check_first_layers(model, family, components, first_layers or {})
     for name, parameter in model.named_parameters():
-        wanted = (component_of(name, family) in components or name in saved) and id(parameter) not in fixed
+        chosen = name in saved or _is_tuned(name, family, components, first_layers or {})
+        wanted = chosen and id(parameter) not in fixed
         parameter.requires_grad_(wanted or ".lora_" in name)
     _freeze_unreached(model, objective)
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise InputError("nothing is left to train: name components with --tune, or switch LoRA on")
+
+
+def _is_tuned(name: str, family: ModelFamily, components: Sequence[str], first_layers: Mapping[str, int]) -> bool:
+    component, layer = component_of(name, family), _layer(name)
+    if component is None or component not in components:
+        return False
+    return component not in first_layers or (layer is not None and layer >= first_layers[component])
+
+
+def _check_first_layers(
+    model: nn.Module, family: ModelFamily, components: Sequence[str], first_layers: Mapping[str, Any]
+) -> None:
+    check_components(family, first_layers)
+    for component, first in first_layers.items():
+        if component not in components:
+            raise InputError(f"tune_from_layer: {component} is not trained: add it to --tune, or leave it out")
+        own = [name for name, _ in model.named_parameters() if component_of(name, family) == component]
+        count = len({layer for name in own if (layer := _layer(name)) is not None})
+        if isinstance(first, bool) or not isinstance(first, int) or not 0 <= first < count:
+            allowed = f"it must be one of its layers, 0 to {count - 1}" if count else "it has no layers"
+            raise InputError(f"tune_from_layer: /{component} is {first!r}; {allowed}")
 
 
 def check_components(family: ModelFamily, names: Iterable[str]) -> None:
@@ -127,9 +159,13 @@ def _is_named(name: str, names: Iterable[str]) -> bool:
 
 
 def _in_layers(name: str, layers: Sequence[int] | None) -> bool:
-    """Whether the first number of a path is one of the layers."""
+    return layers is None or _layer(name) in layers
+
+
+def _layer(name: str) -> int | None:
+    """The first number of a path: of a layer in its stack."""
     number = re.search(r"\.(\d+)\.", name)
-    return layers is None or (number is not None and int(number[1]) in layers)
+    return None if number is None else int(number[1])
 
 
 def _ends_in(name: str, suffixes: Iterable[str]) -> bool:

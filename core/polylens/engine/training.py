@@ -105,7 +105,7 @@ def _train(config: RunConfig, evaluators: Mapping[str, MakeEvaluator]) -> Traini
         lora=config.lora,
     )
     expect_workers(loader_of(args), checkpoint.parts)
-    choose_trained(checkpoint.model, checkpoint.family, objective, config.tune, config.lora)
+    choose_trained(checkpoint.model, checkpoint.family, objective, config.tune, config.lora, config.tune_from_layer)
     check_learning_rates(config.learning_rates, checkpoint.model, checkpoint.family)
     card = _card(config, checkpoint, task)
     planner = task.planner(checkpoint, args, accumulation)

@@ -23,7 +23,7 @@ from polylens.engine.pair_steps import (
     check_enough_documents,
 )
 from polylens.engine.planner import Budget
-from polylens.engine.steps import Row, StepPlanner
+from polylens.engine.steps import ModalityBatches, Row, StepPlanner
 from polylens.errors import InputError
 
 
@@ -84,6 +84,27 @@ def test_groups_are_never_mixed(lengths, size, drop_last):
     assert all(len({groups[number] for number in batch}) == 1 for batch in drawn)
     whole = sum(length // size * size if drop_last else length for length in lengths)
     assert len({int(number) for batch in drawn for number in batch}) == whole
+
+
+@given(st.lists(st.booleans(), max_size=40), st.integers(1, 9), st.booleans(), st.integers(0, 3))
+def test_pictures_and_text_alone_have_batches_of_their_own(pictured, size, drop_last, epoch):
+    """Also where all records are of one kind. What is left of both may share a batch."""
+    batches = ModalityBatches(pictured, size, seed=1, drop_last=drop_last)
+    drawn = batches.epoch(epoch)
+    assert len(drawn) == len(batches) == (len(pictured) // size if drop_last else -(-len(pictured) // size))
+    seen = Counter(int(number) for batch in drawn for number in batch)
+    assert set(seen.values()) <= {1}
+    assert len(seen) == (len(pictured) // size * size if drop_last else len(pictured))
+    kinds = [{pictured[number] for number in batch} for batch in drawn if len(batch) == size]
+    assert sum(kind == {True} for kind in kinds) >= sum(pictured) // size
+    assert sum(kind == {False} for kind in kinds) >= (len(pictured) - sum(pictured)) // size
+    assert sum(len(kind) > 1 for kind in kinds) <= 1
+
+
+def test_batches_of_one_modality_are_drawn_anew_each_epoch():
+    batches = ModalityBatches([True] * 20 + [False] * 20, 4, seed=0, drop_last=False)
+    epochs = [np.concatenate(batches.epoch(epoch)).tolist() for epoch in (0, 0, 1)]
+    assert epochs[0] == epochs[1] != epochs[2]
 
 
 @pytest.mark.parametrize("shuffle", [True, False])

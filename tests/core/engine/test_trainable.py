@@ -76,6 +76,28 @@ def test_named_components_alone(tiny, model, tune):
     assert components(model, tiny.family) == set(tune)
 
 
+def test_the_upper_layers_of_a_component_alone(tiny, model):
+    choose_trained(model, tiny.family, Contrastive(), ["vision", "connector"], LoraSettings(), {"vision": 1})
+    upper = {name for name in trained(model) if component_of(name, tiny.family) == "vision"}
+    assert upper == {name for name, _ in model.named_parameters() if name.startswith("vpm.blocks.1.")}
+    assert components(model, tiny.family) == {"vision", "connector"}
+
+
+@pytest.mark.parametrize(
+    ("first", "message"),
+    [
+        ({"vision": 2}, "/vision is 2; it must be one of its layers, 0 to 1"),
+        ({"vision": "1"}, "/vision is '1'; it must be one of its layers, 0 to 1"),
+        ({"connector": 0}, "/connector is 0; it has no layers"),
+        ({"llm": 1}, "llm is not trained: add it to --tune, or leave it out"),
+        ({"visoin": 1}, r"has no component 'visoin' \(did you mean 'vision'\?\)"),
+    ],
+)
+def test_layers_that_are_not_there_or_not_trained_are_refused(tiny, model, first, message):
+    with pytest.raises(InputError, match=message):
+        choose_trained(model, tiny.family, Contrastive(), ["vision", "connector"], LoraSettings(), first)
+
+
 def test_adapters_alone(tiny, model):
     choose_trained(model, tiny.family, Contrastive(), None, LORA)
     names = trained(model)
