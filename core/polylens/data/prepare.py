@@ -49,6 +49,16 @@ class Preparer:
             raise InputError(f"{where}: {error}") from error
         return encoding, sliced
 
+    def decode(self, record: Record) -> None:
+        """Read the pictures of a record to their end.
+
+        Raises:
+            InputError: one is damaged or missing; it names the record.
+        """
+        where = _name(record)
+        for ref in record.images:
+            self.images.open(ref, where)
+
     def example(self, record: Record, max_length: int | None = None, rows: dict[str, Any] | None = None) -> Example:
         """The record with its pixels."""
         encoding, sliced = self.outline(record, max_length)

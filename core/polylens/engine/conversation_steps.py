@@ -20,6 +20,9 @@ from polylens.errors import InputError
 WORTH_WORKERS = 2000
 """Records from which on data workers are started to measure them."""
 
+WORTH_DECODERS = 200
+"""The same, where their pictures are decoded."""
+
 
 @dataclass(frozen=True, slots=True)
 class Measured:
@@ -89,9 +92,18 @@ class ConversationPlanner(StepPlanner):
 
 
 def measure(
-    records: Sequence[Record], preparer: Preparer, objective: Objective, max_length: int, loader: dict[str, Any]
+    records: Sequence[Record],
+    preparer: Preparer,
+    objective: Objective,
+    max_length: int,
+    loader: dict[str, Any],
+    *,
+    decode: bool = False,
 ) -> list[Measured | InputError]:
     """Measure every conversation; ranks share the work, and every one must call it.
+
+    Args:
+        decode: read pictures to their end, to find those that are damaged.
 
     Returns:
         For each record what it costs, or the reason why it cannot be trained on: a picture that is missing or does not
@@ -99,7 +111,7 @@ def measure(
     """
     rank, ranks = distributed.rank(), distributed.world_size()
     numbers = list(range(rank, len(records), ranks))
-    dataset = _Measures(records, preparer, objective, max_length)
+    dataset = _Measures(records, preparer, objective, max_length, decode)
     off = None if rank == 0 else True  # None: where there is no terminal
     found = tqdm(_measured(dataset, numbers, loader), total=len(numbers), unit="record", desc="measure", disable=off)
     parts = distributed.gather_objects(list(found))
@@ -110,19 +122,25 @@ def measure(
 
 
 def _measured(dataset: _Measures, numbers: Sequence[int], loader: dict[str, Any]) -> Iterator[Measured | InputError]:
-    if len(numbers) < WORTH_WORKERS or not loader.get("num_workers"):
+    worth = WORTH_DECODERS if dataset.decode else WORTH_WORKERS
+    if len(numbers) < worth or not loader.get("num_workers"):
         return (dataset[number] for number in numbers)
     groups = [numbers[start : start + 64] for start in range(0, len(numbers), 64)]
     return (measured for group in served(_Groups(dataset), groups, loader) for measured in group)
 
 
 class _Measures(Dataset[Any]):
-    def __init__(self, records: Sequence[Record], preparer: Preparer, objective: Objective, max_length: int) -> None:
+    def __init__(
+        self, records: Sequence[Record], preparer: Preparer, objective: Objective, max_length: int, decode: bool
+    ) -> None:
         self._records, self._preparer, self._objective, self._limit = records, preparer, objective, max_length
+        self.decode = decode
 
     def __getitem__(self, number: int) -> Measured | InputError:
         record = self._records[number]
         try:
+            if self.decode:
+                self._preparer.decode(record)
             encoding, sliced = self._preparer.outline(record, self._limit)
         except InputError as error:
             return error

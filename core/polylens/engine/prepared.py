@@ -84,8 +84,9 @@ class _Lengths(Dataset[Any]):
     def __getitem__(self, number: int) -> int | InputError:
         own = self._batches
         try:
+            record = own.records[number]
             if self._decode:
-                return len(own.preparer.example(own.records[number], own.limit).input_ids)
-            return len(own.preparer.outline(own.records[number], own.limit)[0].input_ids)
+                own.preparer.decode(record)
+            return len(own.preparer.outline(record, own.limit)[0].input_ids)
         except InputError as error:
             return error

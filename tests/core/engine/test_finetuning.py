@@ -141,10 +141,12 @@ def test_what_does_not_fit_is_an_error_or_set_aside(data, tmp_path, capsys):
     records = json.loads(data.read_text())
     records[0]["conversations"][0]["content"] += " why" * 900
     records[2]["image"] = "missing.png"
+    records[3]["image"] = "half.png"
     folder = tmp_path / "data"
     folder.mkdir()
     for i in range(8):
         (folder / f"page{i}.png").write_bytes(page(i))
+    (folder / "half.png").write_bytes(page(3)[:-40])
     talk = folder / "talk.json"
     talk.write_text(json.dumps(records, indent=1))
     assert main(command(talk, tmp_path / "a")) == 2
@@ -152,8 +154,9 @@ def test_what_does_not_fit_is_an_error_or_set_aside(data, tmp_path, capsys):
     assert "record 'c2'" in error
     assert "missing.png' does not exist under the image root" in error
     assert main(command(talk, tmp_path / "b", "--on_bad_record", "quarantine", "--max_steps", "1")) == 0
-    (aside,) = (tmp_path / "b" / "quarantine.unfit.jsonl").read_text().splitlines()
-    assert json.loads(json.loads(aside)["record"]) == records[2]
+    aside = (tmp_path / "b" / "quarantine.unfit.jsonl").read_text().splitlines()
+    assert [json.loads(json.loads(line)["record"]) for line in aside] == records[2:4]
+    assert "half.png'" in aside[1]
     assert main(command(data, tmp_path / "c", "--model_max_length", "20")) == 2
     assert "the pictures and tags alone are" in capsys.readouterr().err
 
