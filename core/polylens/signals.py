@@ -8,7 +8,10 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-_LAUNCHERS = ("TORCHELASTIC_RUN_ID", "CROSS_RANK")
+LAUNCHED = "POLYLENS_LAUNCHED"
+"""Set by a command that starts others and waits for them."""
+
+_LAUNCHERS = ("TORCHELASTIC_RUN_ID", "CROSS_RANK", LAUNCHED)
 """Set by torchrun and ``accelerate launch``, and by ``deepspeed``, for the ranks that they start and look after."""
 
 _GRACE = 20.0

@@ -22,12 +22,14 @@ from polylens.errors import InputError, closest, is_disk_full
 
 COMMANDS = {
     "train": "train a retriever",
+    "compose": "make a new model of a language model and a vision tower",
     "merge": "make one model of an adapter and its base, of several models, of a ZeRO checkpoint",
     "encode": "turn documents or queries into vectors",
     "search": "find the documents of each query, exactly",
     "chat": "talk to a model about pictures",
     "predict": "answer the records of conversations files",
     "evaluate": "measure a run, or answers, against what is right",
+    "benchmark": "train, ask and measure several models on the same data",
     "inspect": "show what a model sees of training records, as a page",
     "estimate": "memory that training will take, before anything is loaded",
     "data": "render, pair, check and show data",

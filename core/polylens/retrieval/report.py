@@ -18,7 +18,19 @@ from PIL import Image
 from polylens.errors import InputError
 from polylens.files import write_text
 
-__all__ = ["Command", "Curve", "Evaluation", "Ranking", "Report", "points", "rankings", "read_history", "write_report"]
+__all__ = [
+    "Command",
+    "Curve",
+    "Evaluation",
+    "Ranking",
+    "Report",
+    "draw_curve",
+    "points",
+    "rankings",
+    "read_history",
+    "thumbnail",
+    "write_report",
+]
 
 THUMBNAIL = (300, 300)  # pixels; shown at half this size, so that it stays sharp on dense screens
 SHOWN = 5
@@ -119,10 +131,10 @@ def write_report(path: Path, report: Report, read_image: Callable[[str], bytes])
         _check_measures(evaluation)
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     source = files("polylens.retrieval").joinpath("report.html.j2").read_text(encoding="utf-8")
-    thumbnails = {id: _thumbnail(id, read_image(id)) for id in _shown_ids(report.rankings)}
+    thumbnails = {id: _of_document(id, read_image(id)) for id in _shown_ids(report.rankings)}
     page = environment.from_string(source).render(
         report=report,
-        figures=[_figure(curve) for curve in report.curves],
+        figures=[draw_curve(curve) for curve in report.curves],
         thumbnails=thumbnails,
         shown=SHOWN,
         best=_best,
@@ -202,19 +214,24 @@ def _shown_ids(rankings: Sequence[Ranking]) -> list[str]:
     return list(dict.fromkeys(id for ranking in rankings for id, _ in ranking.found[:SHOWN]))
 
 
-def _thumbnail(id: str, content: bytes) -> str:
+def _of_document(id: str, content: bytes) -> str:
     try:
         with Image.open(io.BytesIO(content)) as image:
-            small = image.convert("RGB")
+            return thumbnail(image.convert("RGB"), THUMBNAIL)
     except (OSError, Image.DecompressionBombError) as error:
         raise InputError(f"the picture of document {id!r} cannot be read: {error}") from error
-    small.thumbnail(THUMBNAIL)
+
+
+def thumbnail(image: Image.Image, size: tuple[int, int]) -> str:
+    """An RGB picture, made as small as ``size`` allows, as a ``data:`` address."""
+    small = image.copy()
+    small.thumbnail(size)
     buffer = io.BytesIO()
     small.save(buffer, "JPEG", quality=82)
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
-def _figure(curve: Curve) -> str:
+def draw_curve(curve: Curve) -> str:
     """The curve as an SVG element; its text stays text, in the fonts of the page."""
     import matplotlib
     from matplotlib.figure import Figure
