@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from dataclasses import asdict
 from pathlib import Path
 
@@ -45,6 +46,19 @@ def test_the_schema_allows_every_key_and_no_other():
     assert rules["data"]["properties"]["synthesis"]["properties"].keys() == asdict(found.data.synthesis).keys()
     for name in ("predict", "score"):
         assert rules[name]["properties"].keys() == asdict(getattr(found, name)).keys()
+
+
+def test_the_files_of_the_documentation_are_comparisons(tmp_path):
+    text = (ROOT / "docs" / "benchmark.md").read_text(encoding="utf-8")
+    whole, data = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
+    (tmp_path / "whole.yaml").write_text(whole)
+    found = read_comparison(tmp_path / "whole.yaml")
+    assert ([*found.models], [*found.modes]) == (["minicpmv", "tinyllava"], ["lora", "full", "zero_shot"])
+    files = "data:" + whole.partition("data:")[2].partition("models:")[0]
+    (tmp_path / "made.yaml").write_text(whole.replace(files, data))
+    made = read_comparison(tmp_path / "made.yaml").data
+    assert made.synthesis is not None
+    assert (made.synthesis.count, made.split_by) == (10000, "answer")
 
 
 @pytest.mark.parametrize(

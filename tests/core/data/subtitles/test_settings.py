@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import re
 from dataclasses import asdict
 
 import pytest
+from support import ROOT
 
 from polylens.config import schemas
+from polylens.config.files import read_yaml
 from polylens.data.subtitles.settings import Colours, SubtitleSettings, subtitle_settings
 from polylens.errors import InputError
 
@@ -18,6 +21,14 @@ def test_the_schema_knows_every_setting_and_its_default():
     assert schemas.schema("subtitles")["properties"].keys() == plain.keys()
     assert schemas.errors("subtitles", plain) == []
     assert subtitle_settings(plain, "x") == SubtitleSettings()
+
+
+def test_the_defaults_of_the_documentation_are_those_of_the_code():
+    text = (ROOT / "docs" / "subtitles.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
+    given = read_yaml(example, "subtitles.md")
+    assert given.keys() == asdict(SubtitleSettings()).keys()
+    assert subtitle_settings(given, "subtitles.md") == SubtitleSettings()
 
 
 def test_what_is_given_replaces_defaults():
