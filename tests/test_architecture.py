@@ -19,7 +19,14 @@ COMMANDS = sorted((CORE / "cli").glob("*.py"))
 QUICK = ("encode", "search", "evaluate", "data", "plugins")
 """``polylens train --help`` shows the fields of ``TrainingArguments`` and has to import transformers."""
 
-PUBLIC = ("polylens", "polylens.contracts", "polylens.errors", "polylens.modeling", "polylens.objectives")
+PUBLIC = (
+    "polylens",
+    "polylens.composition",
+    "polylens.contracts",
+    "polylens.errors",
+    "polylens.modeling",
+    "polylens.objectives",
+)
 """What a plugin may import, first-party or not; ``polylens.testing`` is for its tests."""
 
 FORBIDDEN = {"pickle", "cloudpickle", "dill", "timm", "torchvision"}

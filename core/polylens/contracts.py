@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import Tensor, nn
 
+    from polylens.composition import Composition
+
 __all__ = [
     "ALL_LINEAR",
     "IGNORE_INDEX",
@@ -383,6 +385,7 @@ class ModelFamily:
             ``{"pooling": "wmean"}``.
         beside_adapter: names of files (``torch.save``) that older programs of the family put beside an adapter, with
             whole modules which were trained along with it.
+        composition: how a new model is made of parts; ``None`` if models of the family are always whole.
     """
 
     name: str
@@ -395,6 +398,7 @@ class ModelFamily:
     options: type
     defaults: Mapping[str, Any] = field(default_factory=dict)
     beside_adapter: tuple[str, ...] = ()
+    composition: Composition | None = None
 
 
 @dataclass(slots=True)

@@ -160,6 +160,17 @@ def adapter_base(folder: Path) -> str | None:
     return named if isinstance(named, str) and named else None
 
 
+def find_folder(source: str, families: Sequence[ModelFamily], plugin: str) -> tuple[Path, dict[str, Any]]:
+    """A folder of any model, or what is downloaded of its hub id, and its ``config.json``.
+
+    Raises:
+        InputError: there is none.
+    """
+    folder = Path(source).expanduser()
+    folder = folder if folder.is_dir() else _download(source, families, plugin, with_weights=True)
+    return folder, _config(folder)
+
+
 def _download(source: str, families: Sequence[ModelFamily], plugin: str, with_weights: bool) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError

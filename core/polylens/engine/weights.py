@@ -50,7 +50,7 @@ def load_model(
     _check_attention(attn_implementation)
     outline = outline_of(hooks, found)
     kind, config = type(outline), outline.config
-    wanted = _dtype(dtype, found.config)
+    wanted = named_dtype(dtype, found.config)
     settings: dict[str, Any] = {"config": config, "dtype": wanted, "attn_implementation": attn_implementation}
     if lora is not None and lora.quantize:
         settings |= quantized(lora, found, outline, wanted)
@@ -239,7 +239,8 @@ def gathered(weight: Tensor) -> Iterator[None]:
         yield
 
 
-def _dtype(name: str, config: Mapping[str, Any]) -> torch.dtype:
+def named_dtype(name: str, config: Mapping[str, Any]) -> torch.dtype:
+    """The type of that name; ``auto`` is the one that ``config.json`` names, float32 if none."""
     if name == "auto":
         name = str(config.get("dtype") or config.get("torch_dtype") or "float32")
     dtype = getattr(torch, name.removeprefix("torch."), None)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from polylens.composition import Composition
 from polylens.contracts import ALL_LINEAR, CheckpointLayout, ModelFamily
+from polylens_tinyllava.composition import CONNECTORS, PARTS, compose_config
 from polylens_tinyllava.options import TinyLlavaOptions
 
 FOLDERS = {
@@ -38,6 +40,7 @@ TINYLLAVA = ModelFamily(
         CheckpointLayout("folders", "what training of the original writes, also beside an adapter", parts=FOLDERS),
     ),
     options=TinyLlavaOptions,
+    composition=Composition(PARTS, CONNECTORS, compose_config),
 )
 
 TINYLLAVA_HF = ModelFamily(
