@@ -128,7 +128,11 @@ class _Builder:
         run_file = place.with_name(place.name + ".yaml")
         training = {"report_to": "none", **content.get("training", {}), "resume_from_checkpoint": "true"}
         write_text(run_file, [run_file_text({**content, "training": training, "output_dir": str(place)})])
-        run = load_run([run_file])
+        try:
+            run = load_run([run_file])
+        except InputError as error:
+            run_file.unlink()
+            raise InputError(str(error).removeprefix(f"{run_file}: ")) from error
         if run.objective.name != "lm":
             raise InputError(f"objective {run.objective.name!r} does not answer; comparisons train with lm")
         arguments = ("train", "--config", str(run_file))

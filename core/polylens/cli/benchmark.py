@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 WIDTH = 140
-"""Letters of a line of the table: on a narrower terminal its lines are broken, and not its cells."""
+"""Letters of a line of the table at least: a narrower terminal breaks its lines rather than its cells."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -48,14 +48,15 @@ def _print(outcome: Outcome) -> None:
 
     from polylens.benchmark.results import COLUMNS
 
-    console, table = Console(soft_wrap=True), Table("model / mode", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    console = Console(width=max(WIDTH, Console().width))
+    table = Table("model / mode", box=SIMPLE_HEAD)
     for column in COLUMNS:
         table.add_column(column.title, justify="right", no_wrap=True)
     for result in outcome.results:
         cells = ["–" if (value := column.value(result)) is None else column.text(value) for column in COLUMNS]
         table.add_row(result.entry.name, *cells)
-    console.print(table, crop=False, width=None if console.width >= WIDTH else WIDTH)
+    console.print(table)
     for result in outcome.results:
         if result.failure is not None:
             line = f"{result.entry.name}: {result.failure.step} failed: {result.failure.reason}"
-            console.print(f"{line}; see {result.failure.log}", highlight=False, markup=False)
+            console.print(f"{line}; see {result.failure.log}", highlight=False, markup=False, soft_wrap=True)
