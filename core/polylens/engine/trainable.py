@@ -133,10 +133,11 @@ def lora_targets(model: nn.Module, family: ModelFamily, lora: LoraSettings) -> l
         InputError: no linear layer of the components has one of the names.
     """
     found = []
-    for name, _ in adaptable_layers(model):
+    for name, module in model.named_modules():
         component = component_of(name, family)
         names = lora.target_modules or family.lora_targets.get(component or "", ())
-        if component in lora.components and _in_layers(name, lora.layers) and _is_named(name, names):
+        wanted = component in lora.components and _in_layers(name, lora.layers)
+        if wanted and isinstance(module, nn.Linear) and is_target(name, module, model, names):
             found.append(name)
     if not found:
         raise InputError(
@@ -147,15 +148,11 @@ def lora_targets(model: nn.Module, family: ModelFamily, lora: LoraSettings) -> l
     return found
 
 
-def adaptable_layers(model: nn.Module) -> list[tuple[str, nn.Linear]]:
-    """The linear layers of a model by their names, but for the output head."""
-    head: Any = getattr(model, "get_output_embeddings", lambda: None)()
-    layers = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.Linear)]
-    return [(name, module) for name, module in layers if module is not head]
-
-
-def _is_named(name: str, names: Iterable[str]) -> bool:
-    return ALL_LINEAR in names or _ends_in(name, names)
+def is_target(name: str, layer: nn.Linear, model: Any, names: Iterable[str]) -> bool:
+    """Whether names of targets mean a layer; ``ALL_LINEAR`` means all but the output head."""
+    if ALL_LINEAR in names and layer is not model.get_output_embeddings():
+        return True
+    return _ends_in(name, names)
 
 
 def _in_layers(name: str, layers: Sequence[int] | None) -> bool:

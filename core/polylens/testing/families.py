@@ -102,16 +102,17 @@ def components_cover_the_model(subject: Subject) -> str | None:
 
 def lora_targets_exist(subject: Subject) -> str | None:
     """Every name in ``lora_targets`` ends the name of a linear layer of its component."""
-    from polylens.contracts import ALL_LINEAR
-    from polylens.engine.trainable import adaptable_layers, component_of
+    from torch import nn
+
+    from polylens.engine.trainable import component_of, is_target
 
     family, model = subject.family, outline(subject)
-    linear = [name for name, _ in adaptable_layers(model)]
+    linear = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
     for component, targets in family.lora_targets.items():
         require(component in family.components, f"lora_targets names {component!r}, which is no component")
         own = [name for name in linear if component_of(name, family) == component]
         for target in targets:
-            found = any(target == ALL_LINEAR or name == target or name.endswith("." + target) for name in own)
+            found = any(is_target(name, linear[name], model, [target]) for name in own)
             require(found, f"component {component!r} has no linear layer {target!r}")
     return None
 

@@ -209,3 +209,12 @@ def test_frozen_weights_get_no_gradient(tiny, model):
     assert not before
     model.get_input_embeddings()(torch.tensor([3])).sum().backward()
     assert {name for name, p in model.named_parameters() if p.grad is not None} == {"llm.model.embed_tokens.weight"}
+
+
+def test_all_linear_means_every_linear_layer_but_the_head(tiny):
+    settings = LoraSettings(enable=True, target_modules=["all-linear"], components=["llm"])
+    targets = lora_targets(tiny.model, tiny.family, settings)
+    layers = {name.rpartition(".")[2] for name in targets}
+    assert layers == {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
+    named = LoraSettings(enable=True, target_modules=["lm_head"], components=["llm"])
+    assert lora_targets(tiny.model, tiny.family, named) == ["llm.lm_head"]
