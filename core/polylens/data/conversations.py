@@ -171,7 +171,7 @@ class ConversationReader:
 
 def _id(value: Any, line: Line) -> str:
     given = value.get("id") if isinstance(value, dict) else None
-    return f"{line.path.name}:{line.number}" if given is None else check_id(str(given), line.where)
+    return f"{line.path.name}:{line.place}" if given is None else check_id(str(given), line.where)
 
 
 def _said(number: int, turn: Mapping[str, str]) -> Said:

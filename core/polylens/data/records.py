@@ -8,7 +8,7 @@ import codecs
 import json
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
@@ -46,17 +46,27 @@ class BadRecord(InputError):
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A line of a file: its number from 1, and the bytes it takes up."""
+    """A line of a file, or an item of an array: the number of its line from 1, and the bytes it takes up.
+
+    Attributes:
+        column: of an item that begins on the line of another, from 1.
+    """
 
     path: Path
     number: int
     offset: int
     data: bytes
+    column: int | None = None
 
     @property
     def where(self) -> str:
-        """``file:line``, as messages name it."""
-        return f"{self.path}:{self.number}"
+        """``file:line`` or ``file:line:column``, as messages name it; no other line or item has the same."""
+        return f"{self.path}:{self.place}"
+
+    @property
+    def place(self) -> str:
+        """What follows the name of the file in ``where``."""
+        return f"{self.number}" if self.column is None else f"{self.number}:{self.column}"
 
 
 def scan_jsonl(path: str | Path) -> Iterator[Line]:
@@ -96,21 +106,23 @@ def scan_records(path: str | Path) -> Iterator[Line]:
 
 
 def _scan_array(path: Path) -> Iterator[Line]:
-    """The items of an array, each with the number of the line on which it begins."""
+    """The items of an array, each with the place at which it begins."""
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeError as error:
         raise InputError(f"{path}: not valid UTF-8 text: {error.reason}") from None  # type: ignore[attr-defined]
-    place, number, counted = _after_blanks(text, text.index("[") + 1), 1, 0
-    closed = text.startswith("]", place)
+    place, number, counted, start = _after_blanks(text, text.index("[") + 1), 1, 0, 0
+    closed, before = text.startswith("]", place), 0
     while not closed:
+        start = max(start, text.rfind("\n", counted, place) + 1)
         number, counted = number + text.count("\n", counted, place), place
-        end = _end_of_item(text, place, f"{path}:{number}")
-        yield Line(path, number, place, text[place:end].encode())
+        item = Line(path, number, place, b"", place - start + 1 if number == before else None)
+        end, before = _end_of_item(text, place, item.where), number
+        yield replace(item, data=text[place:end].encode())
         place = _after_blanks(text, end)
         closed = text.startswith("]", place)
         if not closed and not text.startswith(",", place):
-            raise InputError(f"{path}:{number}: not JSON: no comma after the record that begins here")
+            raise InputError(f"{item.where}: not JSON: no comma after the record that begins here")
         place = place if closed else _after_blanks(text, place + 1)
     if text[place + 1 :].strip(" \t\r\n"):
         raise InputError(f"{path}: not JSON: there is more after the array")
@@ -142,7 +154,7 @@ def parse_line(line: Line) -> Any:
         InputError: it is not UTF-8, not JSON, or JSON that ``parse_json`` refuses.
     """
     try:
-        return parse_json(line.data.rstrip().decode("utf-8-sig" if line.offset == 0 else "utf-8"))
+        return parse_json(line.data.rstrip(b" \t\r\n").decode("utf-8-sig" if line.offset == 0 else "utf-8"))
     except UnicodeError as error:
         raise InputError(f"{line.where}: not valid UTF-8 text: {error.reason}") from None  # type: ignore[attr-defined]
     except json.JSONDecodeError as error:

@@ -79,14 +79,27 @@ def test_an_array_has_lines_too(tmp_path):
     assert json.loads(json.loads(aside.read_text())["record"]) == records[1]
 
 
+def test_records_on_one_line_have_places_of_their_own(tmp_path):
+    """As ``json.dump`` writes an array; what is set aside is told by its place."""
+    path, aside = tmp_path / "talk.json", tmp_path / "bad.jsonl"
+    items = [json.dumps({"conversations": turns(text, *answer)}) for text, *answer in ("ab", "c", "de", "f")]
+    path.write_text(f"[{items[0]}, {items[1]},\n {items[2]}, {items[3]}]")
+    found = read_conversations([path], on_bad_record="quarantine", quarantine=aside)
+    assert [record.where for record in found.records] == [f"{path}:1", f"{path}:2"]
+    bad = [json.loads(line) for line in aside.read_text().splitlines()]
+    columns = [len(items[0]) + 4, len(items[2]) + 4]
+    assert [line["where"] for line in bad] == [f"{path}:{n}:{column}" for n, column in enumerate(columns, 1)]
+    assert [line["record"] for line in bad] == [items[1], items[3]]
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         ("[]", "no conversations are left in"),
-        ("[{}, {]", "talk.json:1: not JSON: .* in the record that begins here"),
+        ("[{}, {]", "talk.json:1:6: not JSON: .* in the record that begins here"),
         ("[{}\n\n{}]", "talk.json:1: not JSON: no comma after the record"),
         ("[1] 2", "not JSON: there is more after the array"),
-        ("[1,]", "talk.json:1: not JSON"),
+        ("[1,]", "talk.json:1:4: not JSON"),
         ("", "no conversations are left in"),
         ('[{"a": NaN}]', "talk.json:1: not JSON that polylens reads: NaN is not"),
     ],

@@ -214,6 +214,15 @@ def test_ranks_set_the_same_records_aside(tmp_path):
     assert len(list(tmp_path.glob("two*"))) == 3
 
 
+def test_of_an_array_on_one_line_the_bad_ones_alone_are_set_aside(tmp_path):
+    spoilt(tmp_path)
+    records = [json.loads(line) for line in (tmp_path / "records.jsonl").open()]
+    (tmp_path / "records.jsonl").write_text(json.dumps(records))
+    assert predict(tmp_path, "one.jsonl", "--on-bad-record", "quarantine") == 0
+    aside = [json.loads(line) for line in (tmp_path / "one.jsonl.quarantine.jsonl").read_text().splitlines()]
+    assert [json.loads(line["record"])["id"] for line in aside] == ["r1", "r3", "r6"]
+
+
 def test_nothing_but_bad_records(tmp_path, capsys):
     (tmp_path / "records.jsonl").write_text('{"conversations": []}\n')
     assert predict(tmp_path, "bad.jsonl", "--on-bad-record", "quarantine") == 2
