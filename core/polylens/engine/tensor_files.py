@@ -12,6 +12,7 @@ from math import prod
 from operator import add
 from pathlib import Path
 from typing import Any
+from zipfile import is_zipfile
 
 import torch
 from safetensors import safe_open
@@ -123,7 +124,10 @@ class TensorFile:
         return {name: Entry.of(tensor) for name, tensor in self._load("meta").items()}
 
     def _load(self, device: str) -> dict[str, Tensor]:
-        found = torch.load(self.path, map_location=device, mmap=True, weights_only=True)
+        if not self.path.stat().st_size:
+            return {}
+        mapped = is_zipfile(self.path)  # as torch writes them since version 1.6
+        found = torch.load(self.path, map_location=device, mmap=mapped, weights_only=True)
         if not isinstance(found, dict) or not all(isinstance(value, Tensor) for value in found.values()):
             raise InputError(f"{self.path}: not a mapping of names to tensors")
         return found

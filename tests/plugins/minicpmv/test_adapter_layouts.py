@@ -78,8 +78,16 @@ def test_what_was_loaded_is_saved_again(original, base, era2, tmp_path):
     )
 
 
-def test_a_file_without_weights_is_refused(base, era1):
-    torch.save({}, era1 / BESIDE)
+def test_a_file_of_the_oldest_form_is_read(original, base, era1):
+    """As torch wrote it before version 1.6."""
+    whole = torch.load(era1 / BESIDE, weights_only=True)
+    torch.save(whole, era1 / BESIDE, _use_new_zipfile_serialization=False)
+    assert_loaded(load_checkpoint("minicpmv", str(era1), base=str(base)), original)
+
+
+@pytest.mark.parametrize("write", [lambda path: torch.save({}, path), lambda path: path.write_bytes(b"")])
+def test_a_file_without_weights_is_refused(base, era1, write):
+    write(era1 / BESIDE)
     with pytest.raises(InputError, match=rf"{BESIDE}: it holds no weights.*use the last checkpoint folder"):
         load_checkpoint("minicpmv", str(era1), base=str(base))
 
