@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from polylens.api import load as load
     from polylens.api import merge as merge
     from polylens.api import train as train
+    from polylens.api import train_stages as train_stages
     from polylens.config.run import RunConfig as RunConfig
     from polylens.engine.gradient_cache import GradientCache as GradientCache
     from polylens.errors import InputError as InputError
@@ -21,6 +22,7 @@ _LAZY = {
     "load": "polylens.api",
     "merge": "polylens.api",
     "train": "polylens.api",
+    "train_stages": "polylens.api",
     "RunConfig": "polylens.config.run",
     "GradientCache": "polylens.engine.gradient_cache",
     "InputError": "polylens.errors",

@@ -13,6 +13,7 @@ from PIL.Image import Image
 from torch import Tensor
 
 from polylens.config.run import RunConfig
+from polylens.config.stages import Stage
 from polylens.contracts import Batch, Example, ImageRef, Message, Outputs, Record, SlicedImage
 from polylens.data.documents import Document, DocumentSource
 from polylens.data.images import ImageOpener, encoded_image
@@ -29,7 +30,7 @@ from polylens.generation.predictor import Predictor
 from polylens.generation.prompts import question
 from polylens.retrieval.encode import Encoder
 
-__all__ = ["VLM", "Merged", "RunConfig", "load", "merge", "train"]
+__all__ = ["VLM", "Merged", "RunConfig", "load", "merge", "train", "train_stages"]
 
 
 def load(
@@ -93,6 +94,20 @@ def train(config: RunConfig) -> TrainingResult:
     if config.data.validation_answers:
         evaluators["conversations"] = generation_evaluator(config.data)
     return training.train(config, evaluators)
+
+
+def train_stages(stages: Sequence[Stage]) -> Iterator[tuple[Stage, TrainingResult | None]]:
+    """Train stages one after the other, each from the model of another; ``polylens.config.stages`` reads them.
+
+    Yields:
+        Each stage with what came out of it; ``None`` for one that was done before.
+
+    Raises:
+        InputError: as ``train``; a stage was begun with other options.
+    """
+    from polylens.engine import stages as engine
+
+    return engine.train_stages(stages, train)
 
 
 def merge(

@@ -16,6 +16,7 @@ from pathlib import Path
 from polylens.config.aliases import ALIASES
 from polylens.config.help import option_rows
 from polylens.config.parser import run_schema
+from polylens.config.stages import RULES, STAGES
 from polylens.config.vocabulary import OPEN, core_options, objective_options
 
 START, END = "<!-- generated: {name} -->", "<!-- end: {name} -->"
@@ -25,6 +26,7 @@ def schema_text() -> str:
     """The content of ``schemas/run.schema.json``."""
     schema = run_schema(core_options())
     schema["title"] = "polylens run file"
+    schema["properties"][STAGES] = {"description": "Runs one after the other; see docs/finetuning.md.", **RULES}
     return json.dumps(schema, indent=2, ensure_ascii=False) + "\n"
 
 

@@ -18,11 +18,13 @@ from polylens.config.vocabulary import (
 
 USAGE = """\
 usage: polylens train --model-plugin NAME --model PATH|HUB_ID|PRESET --train FILE... --documents DIR --output-dir OUT
-                      [--config FILE.yaml]... [--print-config] [OPTION [VALUE...]]...
+                      [--config FILE.yaml]... [--print-config] [--dry-run] [OPTION [VALUE...]]...
 
 Dashes and underscores are the same, and so are `--x y` and `--x=y`. Several values follow one another. An option is
 known by its short name and by its path in a run file (--temperature, --objective.options.temperature). Run files are
-read in order, and the command line wins. It starts unchanged under torchrun, deepspeed and accelerate launch.
+read in order, and the command line wins. A file with `stages` holds several runs, each from the model of another.
+--print-config shows the resolved options; --dry-run reads the data and says what would be trained, for how many steps.
+It starts unchanged under torchrun, deepspeed and accelerate launch.
 """
 
 

@@ -25,8 +25,11 @@ from polylens.config.vocabulary import (
 from polylens.errors import InputError, closest
 
 REQUIRED = ("model_plugin", "model", "output_dir")
-CONFIG, PRINT = "config", "print_config"
+CONFIG, PRINT, DRY = "config", "print_config", "dry_run"
 """Options of the command line that are no values of the run."""
+
+Content = tuple[str, Mapping[str, Any]]
+"""What a run file holds, and where it stands, for messages."""
 
 
 def parse_run(argv: Sequence[str]) -> RunConfig:
@@ -38,7 +41,8 @@ def parse_run(argv: Sequence[str]) -> RunConfig:
         InputError: an unknown option, a value of another type, a file that breaks the schema, a required option that
             is missing, an option of the original programs that cannot be kept.
     """
-    return _resolve(*_read(argv))
+    files, given = read_arguments(argv)
+    return resolve(contents_of(files), given)
 
 
 def load_run(paths: Sequence[str | Path]) -> RunConfig:
@@ -47,19 +51,28 @@ def load_run(paths: Sequence[str | Path]) -> RunConfig:
     Raises:
         InputError: as ``parse_run``.
     """
-    return _resolve([Path(path) for path in paths], [])
+    return resolve(contents_of(paths), [])
 
 
 def wants_print(argv: Sequence[str]) -> bool:
     """Whether the command line asks for the resolved run file instead of a run (``--print-config``)."""
-    found = [argument for argument in split(argv) if argument.name == PRINT]
+    return _is_set(argv, PRINT)
+
+
+def wants_dry_run(argv: Sequence[str]) -> bool:
+    """Whether the command line asks what a run would do (``--dry-run``)."""
+    return _is_set(argv, DRY)
+
+
+def _is_set(argv: Sequence[str], name: str) -> bool:
+    found = [argument for argument in split(argv) if argument.name == name]
     return any(not argument.values or boolean(argument.values[0]) for argument in found)
 
 
 def named_plugin(argv: Sequence[str]) -> str | None:
     """The plugin that a command line or its run files name, if they do."""
-    files, given = _read(argv)
-    name = _named([read_run_file(path) for path in files], given).get("model_plugin")
+    files, given = read_arguments(argv)
+    name = _named([content for _, content in contents_of(files)], given).get("model_plugin")
     return name if isinstance(name, str) else None
 
 
@@ -93,21 +106,30 @@ def _tidy(schema: Any) -> None:
         schema["properties"].pop("$schema", None)
 
 
-def _read(argv: Sequence[str]) -> tuple[list[Path], list[Argument]]:
+def read_arguments(argv: Sequence[str]) -> tuple[list[Path], list[Argument]]:
     """The run files of a command line, and its options in their new spellings."""
     arguments = split(argv)
     files = [Path(path) for argument in arguments if argument.name == CONFIG for path in argument.values]
     if any(argument.name == CONFIG and not argument.values for argument in arguments):
         raise InputError("--config needs a value: a YAML file, or several")
-    return files, aliases.translate([argument for argument in arguments if argument.name not in (CONFIG, PRINT)])
+    return files, aliases.translate([argument for argument in arguments if argument.name not in (CONFIG, PRINT, DRY)])
 
 
-def _resolve(files: Sequence[Path], given: Sequence[Argument]) -> RunConfig:
-    contents = [(path, read_run_file(path)) for path in files]
+def contents_of(files: Sequence[str | Path]) -> list[Content]:
+    """What run files hold."""
+    return [(str(path), read_run_file(path)) for path in files]
+
+
+def resolve(contents: Sequence[Content], given: Sequence[Argument]) -> RunConfig:
+    """The run of the contents of files, later ones over earlier ones, and of options over them.
+
+    Raises:
+        InputError: as ``parse_run``.
+    """
     vocabulary = _vocabulary([content for _, content in contents], given)
     run: dict[str, Any] = {}
-    for path, content in contents:
-        run = merge(run, _checked(path, content, vocabulary))
+    for where, content in contents:
+        run = merge(run, _checked(where, content, vocabulary))
     for argument in given:
         run = merge(run, _value(argument, vocabulary))
     aliases.settle_tuning(run)
@@ -137,10 +159,10 @@ def _vocabulary(contents: Sequence[Mapping[str, Any]], given: Sequence[Argument]
     return full_vocabulary(named["model_plugin"], name if isinstance(name, str) else ObjectiveConfig.name)
 
 
-def _checked(path: Path, content: Mapping[str, Any], vocabulary: Vocabulary) -> dict[str, Any]:
+def _checked(where: str, content: Mapping[str, Any], vocabulary: Vocabulary) -> dict[str, Any]:
     """The content of a run file with values of the right types; every error is reported at once."""
-    _refuse_training(content, str(path))
-    schemas.check_against(run_schema(vocabulary), content, str(path))
+    _refuse_training(content, where)
+    schemas.check_against(run_schema(vocabulary), content, where)
     kinds = {option.path: option for option in vocabulary}
     return _coerced({key: value for key, value in content.items() if key != "$schema"}, kinds)
 
@@ -172,7 +194,7 @@ def _value(argument: Argument, vocabulary: Vocabulary) -> dict[str, Any]:
         name = argument.name.removeprefix("training.")
         if name in REFUSED_TRAINING:
             raise InputError(f"{argument.spelling}: {REFUSED_TRAINING[name]}")
-        names = [*vocabulary.names, *aliases.names(), CONFIG, PRINT]
+        names = [*vocabulary.names, *aliases.names(), CONFIG, PRINT, DRY]
         hint = closest(argument.name, names)
         raise InputError(f"unknown option {argument.spelling}{hint}; see polylens train --help")
     return nested(option.path, typed(option, argument.values, argument.spelling))

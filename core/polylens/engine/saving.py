@@ -23,6 +23,9 @@ OBJECTIVE_FILE = "objective.safetensors"
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".onnx", ".gguf")
 _WRITTEN = ("config.json", "adapter_config.json", CARD)
 _TRAINING_STATE = ("optimizer", "scheduler", "scaler", "rng_state", "trainer_state", "latest", "zero_to_")
+_OF_A_RUN = ("run.yaml", "metrics.jsonl", "quarantine.", *_TRAINING_STATE)
+"""Begin the names of files that tell of a run, and are no part of the model that came out of it."""
+
 _LARGEST_COPY = 64 * 2**20
 
 PARTIAL = ".tmp"
@@ -92,11 +95,11 @@ def read_objective_parameters(folder: Path) -> dict[str, Tensor]:
 
 
 def copy_small_files(source: Path, target: Path) -> None:
-    """Copy what is neither weights nor written anew; nothing if a model is saved where it came from."""
+    """Copy what is neither weights, nor written anew, nor of the run that made the source; nothing onto itself."""
     if source.resolve() == target.resolve():
         return
     for path in sorted(source.iterdir()):
-        skipped = path.name.startswith(".") or path.name in _WRITTEN or path.name.endswith(".index.json")
+        skipped = path.name.startswith((".", *_OF_A_RUN)) or path.name in _WRITTEN or path.name.endswith(".index.json")
         if path.is_file() and not skipped and path.suffix not in _WEIGHTS and path.stat().st_size <= _LARGEST_COPY:
             shutil.copyfile(path, target / path.name)
 

@@ -37,6 +37,9 @@ from polylens.files import write_text
 log = logging.getLogger(__name__)
 
 
+RUN_FILE = "run.yaml"
+"""In the folder of a run: its configuration."""
+
 TASKS: dict[str, type[Task]] = {"pairs": PairTask, "conversations": ConversationTask}
 """By the kind of records that an objective trains on."""
 
@@ -186,7 +189,7 @@ def _write_run(config: RunConfig, args: TrainingArguments) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         kept = {name: value for name, value in config.training.items() if name != "hub_token"}
         config = dataclasses.replace(config, training=kept)
-        write_text(folder / "run.yaml", [run_text(config)])
+        write_text(folder / RUN_FILE, [run_text(config)])
 
 
 def _finish(trainer: PolylensTrainer, loss: float, keep_best: bool) -> TrainingResult:

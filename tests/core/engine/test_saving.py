@@ -121,7 +121,8 @@ def test_small_files_are_copied_as_they_are(tmp_path):
     target.mkdir()
     kept = {"tokenizer.json": "{}", "merges.txt": "a b", "modeling_remote.py": "raise SystemExit", "vocab.model": "x"}
     left = ("config.json", "adapter_config.json", "polylens.json", "model.safetensors", "pytorch_model.bin", ".hidden")
-    left += ("model.safetensors.index.json", "weights.gguf")
+    left += ("model.safetensors.index.json", "weights.gguf", "run.yaml", "metrics.jsonl", "quarantine.unfit.jsonl")
+    left += ("trainer_state.json",)
     for name, text in (kept | dict.fromkeys(left, "no")).items():
         (source / name).write_text(text)
     (source / "subfolder").mkdir()
