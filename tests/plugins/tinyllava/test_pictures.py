@@ -75,7 +75,7 @@ def slicer(tower: str, **config) -> SquareSlicer:
         ("dinov2_224", {}, 256),
         ("clip336", {"connector_type": "resampler", "num_queries": 5}, 5),
         ("siglip384", {"connector_type": "qformer", "num_queries": None}, 128),
-        ("clip336", {"connector_type": "mof_mlp"}, 1152),
+        ("clip336", {"connector_type": "mof_mlp", "vision_config2": {"model_type": "dinov2"}}, 1152),
     ],
 )
 def test_visual_tokens_of_a_picture(tower, config, tokens):
