@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import errno
 import os
-import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
@@ -25,6 +24,7 @@ from typing import Any
 
 import h5py
 import numpy as np
+from zlib_ng import zlib_ng
 
 from polylens.data.documents import Document, check_id
 from polylens.data.extents import Extents
@@ -46,8 +46,8 @@ _INDEX = {"end": np.uint64, "text_bytes": np.uint32, "crc32": np.uint32}
 
 def document_crc(id: str, data: bytes, text_bytes: int) -> int:
     """The checksum that guards a document: its id, its bytes, and where its text begins."""
-    crc = zlib.crc32(data, zlib.crc32(id.encode("utf-8")))
-    return zlib.crc32(text_bytes.to_bytes(4, "little"), crc) if text_bytes else crc
+    crc = zlib_ng.crc32(data, zlib_ng.crc32(id.encode("utf-8")))
+    return zlib_ng.crc32(text_bytes.to_bytes(4, "little"), crc) if text_bytes else crc
 
 
 def is_shard(path: Path) -> bool:
