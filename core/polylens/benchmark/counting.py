@@ -45,7 +45,9 @@ def count_entry(entry: Entry, records: Iterable[Record], images: ImageOpener) ->
     model, trained = outline_of(hooks, found), 0
     weights = count_parameters(model, found.family).weights
     if entry.run is not None:
-        choose_trained(model, found.family, build_objective(entry.run), entry.run.tune, entry.run.lora)
+        choose_trained(
+            model, found.family, build_objective(entry.run), entry.run.tune, entry.run.lora, entry.run.tune_from_layer
+        )
         trained = count_parameters(model, found.family).trained
     slicer = load_frontend(hooks, found, entry.model.options).slicer
     sizes = [images.size(ref, record.where) for record in records for ref in record.images]
