@@ -100,21 +100,23 @@ def _parse(parser: Parser, argv: list[str]) -> argparse.Namespace:
     """Arguments of a command. One that reads its own (``train``) has set ``rest`` and finds them there."""
     args, rest = parser.parse_known_args(argv)
     if rest and not hasattr(args, "rest"):
-        hint = closest(rest[0].partition("=")[0], _options(parser))
-        raise InputError(f"unknown argument {rest[0]!r}{hint}; see {parser.prog} --help")
+        chosen = _chosen(parser, argv)
+        options = [option for action in chosen._actions for option in action.option_strings]
+        hint = closest(rest[0].partition("=")[0], options)
+        raise InputError(f"unknown argument {rest[0]!r}{hint}; see {chosen.prog} --help")
     if hasattr(args, "rest"):
         args.rest = rest
     return args
 
 
-def _options(parser: argparse.ArgumentParser) -> list[str]:
-    """Every option of a parser and of its sub-parsers."""
-    found = []
+def _chosen(parser: argparse.ArgumentParser, argv: Sequence[str]) -> argparse.ArgumentParser:
+    """The parser of the sub-command that was given, however deep."""
     for action in parser._actions:
-        found += action.option_strings
         if isinstance(action, argparse._SubParsersAction):
-            found += [option for child in action.choices.values() for option in _options(child)]
-    return found
+            for i, word in enumerate(argv):
+                if word in action.choices:
+                    return _chosen(action.choices[word], argv[i + 1 :])
+    return parser
 
 
 def _without_local_rank(argv: list[str]) -> list[str]:

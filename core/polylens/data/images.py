@@ -24,8 +24,11 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF
 MAX_PIXELS = 89_478_485
 """Pixels of the largest picture that is opened by default: Pillow's own guard against decompression bombs."""
 
-_BROKEN = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, struct.error, zlib.error)
-"""What Pillow's decoders raise on damaged files."""
+_BROKEN = (
+    *(OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, RuntimeError),
+    *(struct.error, zlib.error),
+)
+"""What Pillow's decoders raise on damaged files; ``RuntimeError`` is that of AVIF."""
 
 
 class ImageOpener:

@@ -45,10 +45,11 @@ def open_pdf(renderer: str, path: Path) -> PageRenderer:
         pdf = RENDERERS[renderer](path)
     except OSError as error:
         raise InputError(f"cannot be read: {error.strerror or error}") from error
-    if not len(pdf):
-        pdf.close()
-        raise InputError("has no pages")
-    return pdf
+    pages, size = len(pdf), path.stat().st_size
+    if 0 < pages <= size:
+        return pdf
+    pdf.close()
+    raise InputError(f"is damaged: {size:,} bytes cannot hold its {pages:,} pages" if pages else "has no pages")
 
 
 def _file_or_bytes(path: Path) -> str | bytes:

@@ -104,16 +104,18 @@ def test_deepspeed_puts_the_rank_first(token, command):
     assert cli.main([token, "data"]) == 0
 
 
-def test_an_unknown_option_gets_the_closest_one_of_all_sub_commands(command, capsys):
+def test_an_unknown_option_gets_the_closest_one_of_its_sub_command(command, capsys):
     def add_arguments(parser):
-        child = parser.add_subparsers(dest="action").add_parser("render")
-        child.add_argument("--output")
+        actions = parser.add_subparsers(dest="action")
+        actions.add_parser("render").add_argument("--output")
+        actions.add_parser("show").add_argument("--outputs")
 
     command(lambda args: 0, add_arguments)
     assert cli.main(["data", "render", "--outptu", "x"]) == 2
-    assert (
-        "unknown argument '--outptu' (did you mean '--output'?); see polylens data --help" in capsys.readouterr().err
-    )
+    told = capsys.readouterr().err
+    assert "unknown argument '--outptu' (did you mean '--output'?); see polylens data render --help" in told
+    assert cli.main(["data", "render", "--outputs", "x"]) == 2
+    assert "(did you mean '--output'?)" in capsys.readouterr().err
 
 
 def test_a_wrong_value_is_reported_like_other_bad_input(command, capsys):

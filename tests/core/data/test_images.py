@@ -226,3 +226,13 @@ def test_a_jpeg_may_come_smaller_where_that_is_enough(tmp_path):
     }
     assert sizes.pop(("a.jpg", (640, 360))) == (800, 450)
     assert set(sizes.values()) == {(1600, 900)}
+
+
+def test_an_avif_whose_planes_are_damaged_is_refused():
+    """Its decoder raises errors of a kind of its own."""
+    data = io.BytesIO()
+    Image.effect_noise((64, 64), 60).convert("RGB").save(data, "AVIF")
+    damaged = bytearray(data.getvalue())
+    damaged[damaged.index(b"mdat") + 4] ^= 0xFF
+    with pytest.raises(InputError, match="page is damaged or cut short"):
+        decode_image(bytes(damaged), "page")

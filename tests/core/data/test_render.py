@@ -65,23 +65,28 @@ def test_what_cannot_be_rendered_is_skipped_with_its_reason(tmp_path, make_pdf, 
     (folder / "broken.pdf").write_bytes(b"%PDF-1.4 and nothing more")
     (folder / "cut.pdf").write_bytes(b"%PDF-1.4\n1 0 obj\n<</Type/Catalog/Pages 2 0 R>>\nendobj\n")
     (folder / "empty.pdf").write_bytes(b"")
+    if renderer == "pdfium":  # which believes the number, and would try every page; MuPDF counts
+        few = (folder / "good.pdf").read_bytes().replace(b"/Count 1", b"/Count 1000000")
+        (folder / "many.pdf").write_bytes(few)
     make_pdf(folder / "huge.pdf", 1, size=(14000, 14000))
     report = render_pdfs([folder], tmp_path / "out", RenderSettings(renderer), workers=1)
     reasons = {entry["file"].rpartition("/")[2]: entry["reason"] for entry in lines(tmp_path / "out/skipped.jsonl")}
+    many = reasons.pop("many.pdf", "")
+    assert ("bytes cannot hold its 1,000,000 pages" in many) == (renderer == "pdfium")
     assert reasons.keys() == {"locked.pdf", "broken.pdf", "cut.pdf", "empty.pdf", "huge.pdf"}
     assert reasons["locked.pdf"] == "is encrypted and needs a password"
     assert reasons["empty.pdf"] == "is empty"
     damaged = {"pymupdf": "is damaged or cut short", "pdfium": "is no readable PDF"}[renderer]
     assert reasons["cut.pdf"].startswith(damaged)
     assert "would have 28000 x 28000 pixels" in reasons["huge.pdf"]
-    assert (report.total, len(report.skipped)) == (1, 5)
+    assert (report.total, len(report.skipped)) == (1, 5 + bool(many))
     for line in lines(tmp_path / "out/skipped.jsonl"):
         schemas.check("skipped", line, "skipped.jsonl")
 
     # A file that was repaired is rendered by the next run, and is no longer among the skipped.
     make_pdf(folder / "broken.pdf", 2)
     assert render_pdfs([folder], tmp_path / "out", RenderSettings(renderer), workers=1).new == 2
-    assert len(lines(tmp_path / "out/skipped.jsonl")) == 4
+    assert len(lines(tmp_path / "out/skipped.jsonl")) == 4 + bool(many)
 
 
 def test_nothing_to_render_is_an_error(tmp_path):
