@@ -5,7 +5,9 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import sys
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from multiprocessing import forkserver
 from multiprocessing.context import ForkServerContext
 from typing import Any
@@ -53,8 +55,25 @@ def served(dataset: Dataset[Any], requests: Iterable[Any], loader: dict[str, Any
         worker_init_fn=_leave_quietly,
         **loader,
     )
-    with uninterrupted():  # a Ctrl-C while a worker starts would be lost, or print the worker's traceback
+    with uninterrupted(), _main_left_out():  # a Ctrl-C while a worker starts would be lost
         return iter(source)
+
+
+@contextmanager
+def _main_left_out() -> Iterator[None]:
+    """Have workers not run the program again that was started, as a new process does to find its classes.
+
+    What they unpickle comes from packages alone; and a script needs no ``if __name__ == "__main__"`` then.
+    """
+    main: Any = sys.modules["__main__"]
+    spec, file = main.__spec__, vars(main).pop("__file__", None)
+    main.__spec__ = None
+    try:
+        yield
+    finally:
+        main.__spec__ = spec
+        if file is not None:
+            main.__file__ = file
 
 
 def _is_served(loader: dict[str, Any]) -> bool:
