@@ -87,7 +87,8 @@ class PdfFolder:
             name, _, page = id.rpartition("#")
             pages[name].append(int(page))
             decode_image(source.read(id).image or b"", id)
-        told = [json.loads(line) for line in (folder / "store" / "skipped.jsonl").read_text().splitlines()]
+        skipped = folder / "store" / "skipped.jsonl"  # is there if anything was skipped
+        told = [json.loads(line) for line in skipped.read_text().splitlines()] if skipped.exists() else []
         require(len(told) == len(report.skipped), "the report and skipped.jsonl differ")
         self._check(pages, told)
         return len(told)
