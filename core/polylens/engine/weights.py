@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -83,10 +83,17 @@ def _check_attention(name: str) -> None:
         raise InputError("attn_implementation is flash_attention_2: it needs the package flash-attn and a GPU")
 
 
-def described(found: ModelSource) -> AbstractContextManager[None]:
-    """Refuses a ``config.json`` that the plugin cannot follow."""
+@contextmanager
+def described(found: ModelSource) -> Iterator[None]:
+    """Refuses a ``config.json`` that the plugin cannot follow; what the plugin says of it gets the folder in front."""
     what = f"{found.folder}: config.json does not describe a model of family {found.family.name!r}"
-    return refusing(what, trusted=found.is_preset)
+    try:
+        with refusing(what, trusted=found.is_preset):
+            yield
+    except InputError as error:
+        if str(error).startswith("config.json"):
+            raise InputError(f"{found.folder}/{error}") from error
+        raise
 
 
 def _whole_model(hooks: Any, found: ModelSource) -> PreTrainedModel:
