@@ -21,14 +21,14 @@ QUICK += ["conversations", "answers", "lists", "sentences", "comparisons"]
 
 
 def test_mutated_input_is_accepted_whole_or_refused(tmp_path):
-    command = [sys.executable, str(ROOT / "tests/fuzz/run.py"), "--count", "200", "--seed", "7", "--jobs", "1"]
+    command = [sys.executable, str(ROOT / "tests/fuzz/run.py"), "--count", "130", "--seed", "7", "--jobs", "1"]
     command += ["--keep", str(tmp_path), "--kinds", *QUICK]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr + "".join(map(_told, tmp_path.glob("*/failure.txt")))
     total = done.stdout.splitlines()[-2].split()
     assert total[0] == "all"
-    assert int(total[2]) > 30, "nothing was left to be accepted"
-    assert int(total[3]) > 30, "nothing was broken"
+    assert int(total[2]) > 20, "nothing was left to be accepted"
+    assert int(total[3]) > 20, "nothing was broken"
 
 
 def _told(path: Path) -> str:

@@ -213,6 +213,8 @@ def _run(arguments: list[str], env: dict[str, str], log: str, largest_file: int 
     os.dup2(output, 1)
     os.dup2(output, 2)
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    # The server that forked it may have been started for data workers, which are to see no Ctrl-C.
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     if largest_file is not None:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # an error of the call that writes, as on a full disk
         resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 import torch
-from torch.utils.data import Dataset
+from support import ParentProcess
 
 from polylens.engine.loaders import served
 
@@ -27,17 +27,10 @@ def test_a_script_without_a_guard_is_not_run_again_by_its_workers(tmp_path):
     assert (run.stdout, run.returncode) == ("started\n[30, 10] True\n", 0), run.stderr
 
 
-class Parents(Dataset[int]):
-    """The process that a worker was forked from."""
-
-    def __getitem__(self, index: int) -> int:
-        return os.getppid()
-
-
 def test_a_worker_is_not_forked_from_the_rank_whose_threads_may_hold_locks():
-    (parent,) = served(Parents(), [0], {"num_workers": 1})
+    (parent,) = served(ParentProcess(), [0], {"num_workers": 1})
     assert parent != os.getpid()
-    (parent,) = served(Parents(), [0], {"num_workers": 1, "multiprocessing_context": "fork"})
+    (parent,) = served(ParentProcess(), [0], {"num_workers": 1, "multiprocessing_context": "fork"})
     assert parent == os.getpid()
 
 

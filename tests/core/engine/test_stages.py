@@ -116,6 +116,7 @@ def test_two_ranks_take_all_stages_in_one_group_of_processes(file, trained, tmp_
         assert distance / sum(float(one[name].double().pow(2).sum()) for name in one) ** 0.5 < 1e-3
 
 
+@pytest.mark.long
 def test_a_killed_stage_goes_on_to_the_same_weights_bit_for_bit(file, trained, tmp_path):
     output = tmp_path / "out"
     shutil.copytree(trained / "pretrain", output / "pretrain")
