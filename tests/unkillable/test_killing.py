@@ -6,9 +6,9 @@ import pytest
 from unkillable.killing import Series
 
 SHORT = [
-    pytest.param("encode", 3, False),
-    pytest.param("train", 2, False),
-    pytest.param("merge", 2, True),
+    pytest.param("encode", 2, False),
+    pytest.param("train", 1, False),
+    pytest.param("merge", 1, True),
     pytest.param("render", 3, True, marks=pytest.mark.long),
     pytest.param("checkpoint", 3, True, marks=pytest.mark.long),
 ]
