@@ -21,7 +21,7 @@ from typing import NoReturn
 from polylens.errors import InputError, closest, is_disk_full
 
 COMMANDS = {
-    "train": "train a retriever",
+    "train": "train a model that finds pages, or one that answers",
     "compose": "make a new model of a language model and a vision tower",
     "merge": "make one model of an adapter and its base, of several models, of a ZeRO checkpoint",
     "encode": "turn documents or queries into vectors",
