@@ -35,9 +35,9 @@ from transformers import SiglipImageProcessorPil
 
 from polylens.data.images import decode_image
 from polylens.modeling.preprocessing import normalise
-from polylens_tinyllava.preprocessing import SquarePreprocessor
-from polylens_tinyllava.processing import HALF, Processing
-from polylens_tinyllava.slicing import SquareSlicer
+from polylens.modeling.processing import HALF, Processing
+from polylens.modeling.square_pixels import SquarePreprocessor
+from polylens.modeling.squares import SquareSlicer
 
 PADDED = Processing(384, None, HALF, HALF, pad=True)
 PREPROCESSOR = SquarePreprocessor(PADDED)

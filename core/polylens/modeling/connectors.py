@@ -6,6 +6,7 @@ import re
 
 import torch
 from torch import Tensor, nn
+from transformers.activations import ACT2FN
 
 from polylens.errors import InputError
 
@@ -53,6 +54,25 @@ def mlp(layers: int, vision: int, hidden: int) -> nn.Sequential:
     for _ in range(layers - 1):
         parts += [nn.GELU(), nn.Linear(hidden, hidden)]
     return nn.Sequential(*parts)
+
+
+class TwoLayers(nn.Module):
+    """Two linear layers with an activation between them, under the names of transformers' files.
+
+    Args:
+        activation: transformers' name of it.
+        bias: whether the layers have one.
+    """
+
+    def __init__(self, vision: int, hidden: int, activation: str = "gelu", bias: bool = True) -> None:
+        super().__init__()
+        self.linear_1 = nn.Linear(vision, hidden, bias=bias)
+        self.act = ACT2FN[activation]
+        self.linear_2 = nn.Linear(hidden, hidden, bias=bias)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """[..., hidden] of features [..., vision]."""
+        return self.linear_2(self.act(self.linear_1(features)))
 
 
 def interleave(first: Tensor, second: Tensor) -> Tensor:

@@ -6,8 +6,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import CLIPVisionModel, SiglipVisionModel
 
 from polylens.errors import InputError
+from polylens.modeling.parts import PartsConfig
+from polylens.modeling.squares import FULL
 
 
 class Unused(nn.Module):
@@ -74,3 +77,42 @@ class Tower:
         for layer in self.layers[: self.depth]:
             states = layer(states, None)
         return states
+
+
+class FeatureTower(nn.Module):
+    """Towers up to the layer whose states are features; a subclass names the modules.
+
+    Attributes:
+        width: of the features of one tower.
+    """
+
+    def __init__(self, config: PartsConfig) -> None:
+        super().__init__()
+        self.width: int = config.vision().hidden_size
+        self._layer, self._towers = config.vision_feature_layer, []
+        self._first_token = 0 if config.vision_feature_select_strategy in FULL else 1
+
+    def look_through(self, *models: nn.Module) -> None:
+        self._towers = [Tower(model, self._layer) for model in models]
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Features [N, L, width] of normalised pixels [N, 3, H, W]; those of several towers beside each other."""
+        seen = [tower(pixels)[:, self._first_token :] for tower in self._towers]
+        return torch.cat(seen, dim=-1)
+
+
+class TransformersTower(FeatureTower):
+    """A SigLIP or CLIP under the names of transformers' files: ``vision_model.*``.
+
+    Raises:
+        InputError: another tower.
+    """
+
+    def __init__(self, config: PartsConfig) -> None:
+        super().__init__(config)
+        vision: Any = config.vision()
+        kinds = {"siglip_vision_model": SiglipVisionModel, "clip_vision_model": CLIPVisionModel}
+        if vision.model_type not in kinds:
+            raise InputError(f"config.json: the vision tower is a {vision.model_type}; it may be {', '.join(kinds)}")
+        self.vision_model = kinds[vision.model_type](vision)
+        self.look_through(self.vision_model)

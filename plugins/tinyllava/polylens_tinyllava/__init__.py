@@ -30,7 +30,7 @@ def build_model(family: ModelFamily, config: Mapping[str, Any]) -> PreTrainedMod
 
 @hookimpl
 def tokenizer(source: Path) -> PreTrainedTokenizerBase:
-    from polylens_tinyllava.text.tokenization import load_tokenizer
+    from polylens.modeling.tokenizers import load_tokenizer
 
     return load_tokenizer(source)
 
@@ -44,7 +44,7 @@ def image_slicer(config: Mapping[str, Any], options: Any) -> ImageSlicer:
 
 @hookimpl
 def image_preprocessor(config: Mapping[str, Any], options: Any) -> ImagePreprocessor:
-    from polylens_tinyllava.preprocessing import SquarePreprocessor
+    from polylens.modeling.square_pixels import SquarePreprocessor
     from polylens_tinyllava.processing import processing_for
 
     return SquarePreprocessor(processing_for(config, options))

@@ -6,16 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from polylens.composition import PartFiles
-from polylens.errors import InputError
-
-TOWERS = {
-    "siglip": "siglip_vision_model",
-    "siglip_vision_model": "siglip_vision_model",
-    "clip": "clip_vision_model",
-    "clip_vision_model": "clip_vision_model",
-    "dinov2": "dinov2",
-}
-"""Types of models that hold a tower, and the tower's own type."""
+from polylens.modeling.composing import processing_values, tower_config, without_notes
 
 PARTS = {
     "llm": ("language_model.",),
@@ -31,8 +22,6 @@ PARTS = {
 without it."""
 
 CONNECTORS = ("identity", "linear", "mlp2x_gelu", "resampler", "qformer", "mof_mlp")
-PROCESSING = ("size", "crop_size", "image_mean", "image_std")
-NOTES = ("_name_or_path", "transformers_version", "architectures")
 
 
 def compose_config(parts: Mapping[str, PartFiles], connector: str) -> dict[str, Any]:
@@ -41,7 +30,7 @@ def compose_config(parts: Mapping[str, PartFiles], connector: str) -> dict[str, 
     Raises:
         InputError: a part is no vision tower.
     """
-    text, vision = _without_notes(parts["llm"].config), tower_config(parts["vision"].config)
+    text, vision = without_notes(parts["llm"].config), tower_config(parts["vision"].config)
     made = {
         "architectures": ["TinyLlavaForConditionalGeneration"],
         "model_type": "tinyllava",
@@ -58,27 +47,9 @@ def compose_config(parts: Mapping[str, PartFiles], connector: str) -> dict[str, 
         "text_config": text,
         "vision_config": vision,
     }
-    processor = {key: parts["vision"].processor[key] for key in PROCESSING if key in parts["vision"].processor}
+    processor = processing_values(parts["vision"].processor)
     if processor:
         made["image_processor"] = processor
     if "second_vision" in parts:
         made["vision_config2"] = tower_config(parts["second_vision"].config)
     return made
-
-
-def tower_config(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The configuration of a tower, which may be a part of that of a model of pictures and texts.
-
-    Raises:
-        InputError: there is no tower of a type that can be used.
-    """
-    kind = TOWERS.get(str(config.get("model_type")))
-    if kind is None:
-        raise InputError(
-            f"a model of type {config.get('model_type')!r} is no vision tower that can be used: SigLIP, CLIP or DINOv2"
-        )
-    return {**_without_notes(config.get("vision_config") or config), "model_type": kind}
-
-
-def _without_notes(config: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in config.items() if key not in NOTES}

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from polylens.composition import Composition
 from polylens.contracts import ALL_LINEAR, CheckpointLayout, ModelFamily
+from polylens.modeling.layouts import TRANSFORMERS_RENAMES
 from polylens_tinyllava.composition import CONNECTORS, PARTS, compose_config
 from polylens_tinyllava.options import TinyLlavaOptions
 
@@ -55,13 +56,7 @@ TINYLLAVA_HF = ModelFamily(
         CheckpointLayout(
             "transformers",
             "names of transformers' modules",
-            {
-                r"^model\.language_model\.": "language_model.model.",
-                r"^lm_head\.": "language_model.lm_head.",
-                r"^model\.vision_tower\.": "vision_tower.",
-                r"^model\.multi_modal_projector\.": "multi_modal_projector.",
-                r"^vision_tower\.(?!vision_model\.)": "vision_tower.vision_model.",
-            },
+            TRANSFORMERS_RENAMES,
         ),
     ),
     options=TinyLlavaOptions,

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 from transformers import CLIPVisionModel, Dinov2Config, Dinov2Model, SiglipVisionModel
 from transformers.models.dinov2.modeling_dinov2 import Dinov2Attention
 
 from polylens.errors import InputError
-from polylens.modeling.towers import Tower
-from polylens_tinyllava.configuration import MOF, PartsConfig
-from polylens_tinyllava.slicing import FULL
+from polylens.modeling.towers import FeatureTower
+from polylens_tinyllava.configuration import MOF, MixtureConfig
 
 
 class NamedAttention(Dinov2Attention):
@@ -43,28 +41,6 @@ class NamedDinov2(Dinov2Model):
             layer.attention = NamedAttention(config)
 
 
-class FeatureTower(nn.Module):
-    """Towers up to the layer whose states are features; a subclass names the modules.
-
-    Attributes:
-        width: of the features of one tower.
-    """
-
-    def __init__(self, config: PartsConfig) -> None:
-        super().__init__()
-        self.width: int = config.vision().hidden_size
-        self._layer, self._towers = config.vision_feature_layer, []
-        self._first_token = 0 if config.vision_feature_select_strategy in FULL else 1
-
-    def _look_through(self, *models: nn.Module) -> None:
-        self._towers = [Tower(model, self._layer) for model in models]
-
-    def forward(self, pixels: Tensor) -> Tensor:
-        """Features [N, L, width] of normalised pixels [N, 3, H, W]; those of several towers beside each other."""
-        seen = [tower(pixels)[:, self._first_token :] for tower in self._towers]
-        return torch.cat(seen, dim=-1)
-
-
 class VisionTower(FeatureTower):
     """The tower, or the two of a mixture of features: ``_vision_tower.*``.
 
@@ -72,7 +48,7 @@ class VisionTower(FeatureTower):
         InputError: the towers of the mixture differ in width.
     """
 
-    def __init__(self, config: PartsConfig) -> None:
+    def __init__(self, config: MixtureConfig) -> None:
         super().__init__(config)
         first: Any = config.vision()
         if config.tower == MOF:
@@ -80,23 +56,14 @@ class VisionTower(FeatureTower):
             _check_mixture(first, second)
             clip, dinov2 = CLIPVisionModel(first), NamedDinov2(second)
             self._vision_tower = nn.ModuleDict({"clip": nn.ModuleDict({"vision_model": clip}), "dinov2": dinov2})
-            self._look_through(clip, dinov2)
+            self.look_through(clip, dinov2)
         else:
             model = tower_of(config)
             self._vision_tower = model if config.tower == "dinov2" else nn.ModuleDict({"vision_model": model})
-            self._look_through(model)
+            self.look_through(model)
 
 
-class HfVisionTower(FeatureTower):
-    """The tower of transformers' LLaVA: ``vision_model.*``."""
-
-    def __init__(self, config: PartsConfig) -> None:
-        super().__init__(config)
-        self.vision_model = tower_of(config)
-        self._look_through(self.vision_model)
-
-
-def tower_of(config: PartsConfig) -> nn.Module:
+def tower_of(config: MixtureConfig) -> nn.Module:
     """A SigLIP, CLIP or DINOv2."""
     values: Any = config.vision()
     return {"siglip": SiglipVisionModel, "clip": CLIPVisionModel, "dinov2": NamedDinov2}[config.tower](values)

@@ -11,9 +11,9 @@ import pytest
 
 from polylens.contracts import IGNORE_INDEX, Crop, ImageRef, Message, SlicedImage
 from polylens.errors import InputError
+from polylens.modeling.tokenizers import load_tokenizer
 from polylens_tinyllava.family import PRESETS
 from polylens_tinyllava.text.template import SYSTEM, template_for
-from polylens_tinyllava.text.tokenization import load_tokenizer
 
 IMAGE = -200
 PICTURE = ImageRef("bytes", b"")

@@ -11,15 +11,15 @@ from typing import Literal
 
 from transformers import PreTrainedTokenizerBase
 
-from polylens.contracts import Encoding, ImageRef, Message, SlicedImage
+from polylens.contracts import Encoding, Message, SlicedImage
 from polylens.errors import InputError
 from polylens.modeling.segments import Piece, Segment, shorten
+from polylens.modeling.turns import IMAGE, beginning, check_pictures, check_text, check_turns, pictures_in, text_of
 
 SYSTEM = (
     "A chat between a curious user and an artificial intelligence assistant. The assistant gives helpful, detailed, "
     "and polite answers to the user's questions."
 )
-IMAGE = "<image>"
 ENDS = {
     "phi": "<|endoftext|>",
     "llama": "</s>",
@@ -51,7 +51,7 @@ class TinyLlavaTemplate:
         self.stop_ids: Sequence[int] = (vocabulary[end],)
         self._slot = vocabulary[end]
         self._refused = (IMAGE, *dict.fromkeys(map(str, tokenizer.all_special_tokens)))
-        self._begin = _beginning(tokenizer)
+        self._begin = beginning(tokenizer)
 
     def encode(
         self,
@@ -72,7 +72,7 @@ class TinyLlavaTemplate:
         if style == "plain":
             parts = list(self._plain(messages, pictures))
         else:
-            _check_turns(messages)
+            check_turns(messages)
             parts = list(self._turns(messages, pictures, generation_prompt))
         segments = self._segments(parts)
         for segment in segments:
@@ -93,7 +93,7 @@ class TinyLlavaTemplate:
         self, messages: Sequence[Message], pictures: Iterator[SlicedImage], generation_prompt: bool
     ) -> Iterator[Piece | SlicedImage]:
         own = messages[0].role == "system"
-        system = _text(messages[0]) if own else self.system
+        system = text_of(messages[0]) if own else self.system
         if system:
             yield Piece(f"{system} ", fixed=True)
         for place, message in enumerate(messages[own:], start=own + 1):
@@ -102,13 +102,13 @@ class TinyLlavaTemplate:
                 if place < len(messages) or generation_prompt:
                     yield Piece(" ASSISTANT:", fixed=True)
             else:
-                yield Piece(f" {_text(message)}", supervised=True)
+                yield Piece(f" {text_of(message)}", supervised=True)
                 yield Piece(self.end, fixed=True, supervised=True)
 
     def _question(self, message: Message, pictures: Iterator[SlicedImage]) -> Iterator[Piece | SlicedImage]:
         yield Piece("USER: ", fixed=True)
-        shown = sum(isinstance(part, ImageRef) for part in message.parts)
-        text = _text(message).strip() if shown else _text(message)
+        shown = pictures_in(message)
+        text = text_of(message).strip() if shown else text_of(message)
         for number in range(shown):
             if number:
                 yield Piece("\n", fixed=True)
@@ -127,19 +127,9 @@ class TinyLlavaTemplate:
         return segments
 
     def _check(self, messages: Sequence[Message], images: Sequence[SlicedImage]) -> None:
-        wanted = sum(isinstance(part, ImageRef) for message in messages for part in message.parts)
-        if wanted != len(images):
-            raise InputError(f"the record names {wanted} pictures, and {len(images)} were given")
+        check_pictures(messages, images)
         for message in messages:
-            if message.role != "user" and any(isinstance(part, ImageRef) for part in message.parts):
-                raise InputError(f"the {message.role} turn holds a picture; TinyLLaVA reads pictures in user turns")
-            self._check_text(_text(message))
-
-    def _check_text(self, text: str) -> None:
-        found = [token for token in self._refused if token in text]
-        if found:
-            what = "pictures are given as parts of a message" if found[0] == IMAGE else "remove it"
-            raise InputError(f"a text contains {found[0]!r}, which has a meaning of its own: {what}")
+            check_text(text_of(message), self._refused)
 
 
 class PretrainTemplate(TinyLlavaTemplate):
@@ -161,7 +151,7 @@ class PretrainTemplate(TinyLlavaTemplate):
             )
         yield from pictures
         for message in messages[1:]:
-            yield Piece(_text(message), supervised=True)
+            yield Piece(text_of(message), supervised=True)
             yield Piece("\n", fixed=True, supervised=True)
 
 
@@ -174,20 +164,3 @@ def template_for(tokenizer: PreTrainedTokenizerBase, name: str | None, system: s
     if name == "pretrain":
         return PretrainTemplate(tokenizer)
     return TinyLlavaTemplate(tokenizer, ENDS[name] if name else str(tokenizer.eos_token), system)
-
-
-def _text(message: Message) -> str:
-    return "".join(part for part in message.parts if isinstance(part, str))
-
-
-def _check_turns(messages: Sequence[Message]) -> None:
-    roles = [message.role for message in messages]
-    spoken = roles[1:] if roles[:1] == ["system"] else roles
-    if not spoken or spoken != ["user", "assistant"] * (len(spoken) // 2) + ["user"] * (len(spoken) % 2):
-        raise InputError(f"the turns are {', '.join(roles) or 'none'}; they must be user, assistant, user, ...")
-
-
-def _beginning(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
-    """What the tokenizer puts before a text."""
-    whole, text = tokenizer.encode("a"), tokenizer.encode("a", add_special_tokens=False)
-    return tuple(whole[: len(whole) - len(text)])

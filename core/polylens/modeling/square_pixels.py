@@ -10,8 +10,8 @@ from PIL import Image
 from torch import Tensor
 
 from polylens.contracts import SlicedImage
-from polylens_tinyllava.processing import Processing
-from polylens_tinyllava.slicing import Size, Window, middle, shortest_edge
+from polylens.modeling.processing import Processing
+from polylens.modeling.squares import Size, Window, middle, shortest_edge
 
 LONGEST = 32
 """Longer strips, in squares, are not resized as a whole, of which one square would be kept: that costs gigabytes, and
@@ -34,9 +34,10 @@ class SquarePreprocessor:
         """One uint8 [3, side, side] of an RGB picture."""
         if self.processing.pad:
             image = padded(image, self.processing.background)
-        return [_tensor(self._square(image))]
+        return [tensor_of(self.square(image))]
 
-    def _square(self, image: Image.Image) -> Image.Image:
+    def square(self, image: Image.Image) -> Image.Image:
+        """The square that the tower sees, out of a picture that has its bars."""
         side, shortest = self.processing.side, self.processing.shortest
         if shortest is None:
             return image.resize((side, side), Image.Resampling.BICUBIC)
@@ -63,5 +64,6 @@ def padded(image: Image.Image, background: tuple[int, ...]) -> Image.Image:
     return square
 
 
-def _tensor(image: Image.Image) -> Tensor:
+def tensor_of(image: Image.Image) -> Tensor:
+    """uint8 [3, H, W] of an RGB picture."""
     return torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1).contiguous()

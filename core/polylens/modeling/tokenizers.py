@@ -1,4 +1,4 @@
-"""The tokenizer of a model folder: that of its language model, to which TinyLLaVA adds nothing."""
+"""The tokenizer of a model folder, as its files describe it."""
 
 from __future__ import annotations
 
