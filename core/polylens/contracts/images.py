@@ -41,7 +41,8 @@ class SlicedImage:
         crops: in the order in which their visual tokens appear in the sequence.
         grid: columns and rows of the slices, or ``None`` if the picture was not sliced.
         token_boxes: float32 [V, 4], left, top, right, bottom of every visual token in pixels of the original picture.
-            A resampled token, which has no place of its own, carries the box of its slice.
+            A resampled token, which has no place of its own, carries the box of its slice. Over padding, boxes reach
+            out of the picture.
     """
 
     size: tuple[int, int]

@@ -32,11 +32,12 @@ def checks() -> tuple[Check, ...]:
         generation,
         gradients,
         models,
+        places,
         slicing,
         templates,
     )
 
-    groups = (families, slicing, templates, models, gradients, chunks, generation, components, checkpoints)
+    groups = (families, slicing, templates, models, places, gradients, chunks, generation, components, checkpoints)
     return tuple(check for group in groups for check in group.CHECKS)
 
 

@@ -19,6 +19,7 @@ from polylens.testing import (
     generation,
     gradients,
     models,
+    places,
     slicing,
     templates,
 )
@@ -98,6 +99,45 @@ def test_slicer_with_token_boxes_off_their_crop(broken):
     """)
     assert "lies in no token's box" in failure(slicing.token_boxes_cover_the_picture, plugin)
     assert "off its window" in failure(slicing.token_boxes_lie_in_their_crops, plugin)
+
+
+def test_preprocessor_that_mirrors_pictures(broken):
+    plugin = broken("""
+        @hookimpl
+        def image_preprocessor():
+            from polylens.modeling.preprocessing import BicubicPreprocessor
+
+            class Mirrored(BicubicPreprocessor):
+                def pixels(self, image, sliced):
+                    return super().pixels(image.transpose(0), sliced)
+
+            return Mirrored()
+    """)
+    assert "with the box" in failure(places.painted_pixels_lie_in_the_boxes, plugin)
+    assert "moves tokens of crop" in failure(places.tokens_see_their_boxes, plugin)
+
+
+def test_slicer_whose_token_boxes_go_column_by_column(broken):
+    plugin = broken("""
+        class Slicer:
+            def __init__(self, inner):
+                self.inner = inner
+
+            def slice(self, size):
+                from dataclasses import replace
+                import numpy as np
+
+                sliced = self.inner.slice(size)
+                crops = np.split(sliced.token_boxes, np.cumsum([c.tokens for c in sliced.crops])[:-1])
+                boxes = np.concatenate([crop[np.lexsort((crop[:, 1], crop[:, 0]))] for crop in crops])
+                return replace(sliced, token_boxes=boxes)
+
+        @hookimpl
+        def image_slicer(config, options):
+            return Slicer(base.image_slicer(config, options))
+    """)
+    with pytest.raises(Failure, match=r"noise in .* moves token \d+ most, with the box"):
+        places.tokens_see_their_boxes(Subject(plugin, "minicpmv-4.6"))
 
 
 def test_preprocessor_that_swaps_red_and_blue(broken):
