@@ -1,4 +1,4 @@
-"""How a model family makes new models of parts: a language model, a vision tower, and a connector between them."""
+"""Models of parts: a language model, a vision tower, and a connector between them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["Composition", "PartFiles"]
+__all__ = ["Borrowed", "Composition", "PartFiles"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,3 +37,24 @@ class Composition:
     parts: Mapping[str, tuple[str, ...]]
     connectors: tuple[str, ...]
     config: Callable[[Mapping[str, PartFiles], str], dict[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Borrowed:
+    """A component that a checkpoint may leave to another model, or keep in a file of its own.
+
+    What the checkpoint does hold of it is preferred.
+
+    Attributes:
+        source: folder or hub id of the other model; empty if nothing names one. ``llm`` may be given as ``--base``.
+        option: of the family, by which a user names another ``source``.
+        prefixes: what names of the other model's weights may begin with in this one, as in ``Composition.parts``.
+        files: names of files in the checkpoint's folder that may hold the weights, under the names of its layouts.
+        described: makes what ``config.json`` lacks of the other model's files; ``None`` if it lacks nothing.
+    """
+
+    source: str = ""
+    option: str = ""
+    prefixes: tuple[str, ...] = ()
+    files: tuple[str, ...] = ()
+    described: Callable[[PartFiles], dict[str, Any]] | None = None

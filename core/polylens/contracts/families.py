@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from polylens.composition import Composition
+    from polylens.composition import Borrowed, Composition
 
 
 ALL_LINEAR = "all-linear"
@@ -54,6 +54,8 @@ class ModelFamily:
         beside_adapter: names of files (``torch.save``) that older programs of the family put beside an adapter, with
             whole modules which were trained along with it.
         composition: how a new model is made of parts; ``None`` if models of the family are always whole.
+        borrows: component -> where its weights and sizes are if the checkpoint does not hold them, given the content
+            of ``config.json`` and the family's options as far as they were set; ``None`` if checkpoints are complete.
     """
 
     name: str
@@ -67,3 +69,4 @@ class ModelFamily:
     defaults: Mapping[str, Any] = field(default_factory=dict)
     beside_adapter: tuple[str, ...] = ()
     composition: Composition | None = None
+    borrows: Callable[[Mapping[str, Any], Mapping[str, Any]], Mapping[str, Borrowed]] | None = None

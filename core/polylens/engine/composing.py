@@ -21,13 +21,12 @@ from polylens.engine.failures import explained
 from polylens.engine.frontend import load_frontend
 from polylens.engine.merge.folder import new_folder
 from polylens.engine.saving import copy_small_files
-from polylens.engine.sources import ModelSource, find_folder
+from polylens.engine.sources import PROCESSOR, ModelSource, find_folder
 from polylens.engine.tensor_files import part_files
 from polylens.engine.trainable import component_of
 from polylens.engine.weights import named_dtype, outline_of, write_first_layout
 from polylens.errors import InputError
 
-PROCESSOR = "preprocessor_config.json"
 CONNECTOR = "connector"
 
 

@@ -123,7 +123,7 @@ def _outline(config: RunConfig, line: Sequence[RunConfig]) -> Checkpoint:
     """The model as the run would train it, on the meta device; with its weights only if it starts from an adapter."""
     first = line[0]
     hooks = plugins.load(config.model_plugin)
-    found = find_model(first.model, hooks.families(), config.model_plugin, first.base)
+    found = find_model(first.model, hooks.families(), config.model_plugin, first.base, options=first.options)
     if found.adapter is not None:
         checkpoint = load_checkpoint(config.model_plugin, first.model, base=first.base, options=config.options)
     else:

@@ -100,7 +100,7 @@ def load_checkpoint(
     families = hooks.families()
     if not families:
         raise InputError(f"plugin {plugin!r} knows no model family")
-    found = find_model(source, families, plugin, base)
+    found = find_model(source, families, plugin, base, options=options)
     if found.adapter is not None and found.card is not None and found.card.base_seed is not None:
         seed = found.card.base_seed
     front = load_frontend(hooks, found, options)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from polylens.composition import Borrowed, PartFiles
 from polylens.config.card import ModelCard
 from polylens.config.json_text import read_json_object
 from polylens.contracts import ModelFamily
@@ -20,6 +21,9 @@ _HUB_FILES = [*_SMALL_FILES, "*.safetensors"]
 
 ADAPTER = "adapter_config.json"
 """The file that tells an adapter folder from a model folder."""
+
+PROCESSOR = "preprocessor_config.json"
+"""What a model folder says of how its pictures are made."""
 
 _MAX_LAYERS = 10_000
 
@@ -38,6 +42,8 @@ class ModelSource:
         card: ``polylens.json`` of the adapter, or of the model folder.
         parts: folders in ``folder`` that hold its weights, if they are not in ``folder`` itself, each with what its
             names begin with in the model.
+        weights: another folder that holds the weights of its language model, if ``folder`` has none.
+        borrowed: components whose weights are elsewhere as far as neither folder holds them.
     """
 
     folder: Path
@@ -48,6 +54,8 @@ class ModelSource:
     card: ModelCard | None = None
     base: str | None = None
     parts: Mapping[str, str] = field(default_factory=dict)
+    weights: Path | None = None
+    borrowed: Mapping[str, Borrowed] = field(default_factory=dict)
 
 
 def find_model(
@@ -57,12 +65,15 @@ def find_model(
     base: str | None = None,
     *,
     with_weights: bool = True,
+    options: Mapping[str, Any] | None = None,
 ) -> ModelSource:
     """Find what ``source`` names: an existing folder first, then a preset, then a hub id.
 
     Args:
-        base: model under the adapter that ``source`` is, instead of the one that the adapter names.
+        base: model under the adapter that ``source`` is, instead of the one that the adapter names; or the language
+            model of a checkpoint that holds everything but that.
         with_weights: whether the weights of a hub id are downloaded too.
+        options: of the family, over those that ``polylens.json`` names: some say where parts of the model are.
 
     Raises:
         InputError: nothing of that name, a checkpoint that no family of the plugin recognises, an adapter for another
@@ -70,13 +81,17 @@ def find_model(
     """
     folder = Path(source).expanduser()
     if (folder / ADAPTER).is_file():
-        return _adapter(folder, families, plugin, base, with_weights)
+        return _adapter(folder, families, plugin, base, with_weights, options)
+    if folder.is_dir():
+        found = _checkpoint(folder, families, plugin, options)
+        if _lacks_language_model(found):
+            return _over_language_model(found, base or found.borrowed["llm"].source, families, plugin, with_weights)
     if base is not None:
         raise InputError(f"{source} is no adapter folder: it takes no base")
     if not folder.is_dir():
-        found = _preset(source, families, plugin)
-        return found or _checkpoint(_download(source, families, plugin, with_weights), families, plugin)
-    return _checkpoint(folder, families, plugin)
+        preset = _preset(source, families, plugin)
+        return preset or _checkpoint(_download(source, families, plugin, with_weights), families, plugin, options)
+    return found
 
 
 def _preset(source: str, families: Sequence[ModelFamily], plugin: str) -> ModelSource | None:
@@ -93,7 +108,9 @@ def _qualified(source: str, family: ModelFamily) -> bool:
     return source.startswith(f"{family.name}/") and source.removeprefix(f"{family.name}/") in family.presets
 
 
-def _checkpoint(folder: Path, families: Sequence[ModelFamily], plugin: str) -> ModelSource:
+def _checkpoint(
+    folder: Path, families: Sequence[ModelFamily], plugin: str, options: Mapping[str, Any] | None
+) -> ModelSource:
     config = _config(folder)
     found = [family for family in families if family.recognises(config)]
     if len(found) != 1:
@@ -101,7 +118,77 @@ def _checkpoint(folder: Path, families: Sequence[ModelFamily], plugin: str) -> M
         kind = f"{config.get('model_type')!r} (architectures {config.get('architectures')})"
         problem = "more than one family recognises it" if found else f"it is none of the families of plugin {plugin!r}"
         raise InputError(f"{folder}: a checkpoint of model_type {kind}: {problem}: {names}")
-    return ModelSource(folder, config, found[0], card=ModelCard.read(folder), parts=_parts(folder, found[0]))
+    card = ModelCard.read(folder)
+    made = ModelSource(folder, config, found[0], card=card, parts=_parts(folder, found[0]))
+    return _with_lenders(made, options)
+
+
+def _with_lenders(found: ModelSource, options: Mapping[str, Any] | None) -> ModelSource:
+    """The same with what its family says of parts that are elsewhere, and of their sizes what can be found."""
+    if found.family.borrows is None:
+        return found
+    known = {**(found.card.options if found.card else {}), **(options or {})}
+    borrowed, config = found.family.borrows(found.config, known), dict(found.config)
+    found = dataclasses.replace(found, borrowed=borrowed)
+    for name, part in borrowed.items():
+        if part.described is not None and part.source:
+            folder = find_lender(found, name, with_weights=False)
+            processor = folder / PROCESSOR
+            files = PartFiles(_config(folder), read_json_object(processor) if processor.is_file() else {})
+            config |= part.described(files)
+    return dataclasses.replace(found, config=config)
+
+
+def find_lender(found: ModelSource, component: str, *, with_weights: bool = True) -> Path:
+    """The folder of the model that lends a component to a checkpoint: a path as it is written, a folder of its name
+    in or beside that of the checkpoint, or a hub id.
+
+    Raises:
+        InputError: there is none.
+    """
+    part = found.borrowed[component]
+    near = [Path(part.source).expanduser(), *(place / Path(part.source).name for place in _around(found.folder))]
+    folder = next((path for path in near if part.source and (path / "config.json").is_file()), None)
+    if folder is not None:
+        return folder
+    how = f": name its folder with --{part.option.replace('_', '-')}" if part.option else ""
+    if not part.source:
+        raise InputError(f"{found.folder}: it holds no weights of its {component}, and names no model that does{how}")
+    try:
+        return _download(part.source, [found.family], "", with_weights)
+    except InputError as error:
+        raise InputError(
+            f"{found.folder}: its {component} is that of {part.source!r}, which is no folder here, nor in or beside "
+            f"that of the model, and the hub does not give it{how}"
+        ) from error
+
+
+def _around(folder: Path) -> tuple[Path, Path]:
+    return folder, folder.resolve().parent
+
+
+def _lacks_language_model(found: ModelSource) -> bool:
+    """Whether a folder holds the files of its connector, and no model."""
+    if holds_weights(found.folder) or found.parts or "llm" not in found.borrowed:
+        return False
+    return any((found.folder / name).is_file() for part in found.borrowed.values() for name in part.files)
+
+
+def _over_language_model(
+    found: ModelSource, base: str, families: Sequence[ModelFamily], plugin: str, with_weights: bool
+) -> ModelSource:
+    if not base:
+        raise InputError(f"{found.folder}: it holds no language model, and names none: give it as --base")
+    near = [Path(base).expanduser(), *(place / Path(base).name for place in _around(found.folder))]
+    folder = next((path for path in near if holds_weights(path)), None)
+    try:
+        folder = folder or find_folder(base, families, plugin)[0] if with_weights else folder
+    except InputError as error:
+        raise InputError(
+            f"{found.folder}: its language model {base!r} cannot be found: {error}; if it lies elsewhere by now, give "
+            "it as --base"
+        ) from error
+    return dataclasses.replace(found, weights=folder, base=base)
 
 
 def _parts(folder: Path, family: ModelFamily) -> Mapping[str, str]:
@@ -114,10 +201,16 @@ def _parts(folder: Path, family: ModelFamily) -> Mapping[str, str]:
 
 
 def _adapter(
-    folder: Path, families: Sequence[ModelFamily], plugin: str, base: str | None, with_weights: bool
+    folder: Path,
+    families: Sequence[ModelFamily],
+    plugin: str,
+    base: str | None,
+    with_weights: bool,
+    options: Mapping[str, Any] | None,
 ) -> ModelSource:
     card = ModelCard.read(folder)
     own = _own_base(folder, families) if base is None else None
+    own = own or _own_language_model(folder, families, plugin, base, with_weights, options)
     if own is not None:
         return dataclasses.replace(own, adapter=folder, card=card, base=str(folder))
     named = (card.base_model if card else None) or adapter_base(folder)
@@ -131,7 +224,7 @@ def _adapter(
     if own is None and (Path(wanted).expanduser() / ADAPTER).is_file():
         raise InputError(f"{folder}: the base of this adapter, {wanted}, is an adapter itself: merge that one first")
     try:
-        found = own or find_model(wanted, families, plugin, with_weights=with_weights)
+        found = own or find_model(wanted, families, plugin, with_weights=with_weights, options=options)
     except InputError as error:
         hint = "" if base else "; if it lies elsewhere by now, give it as --base"
         raise InputError(f"{folder}: the base of this adapter cannot be found: {error}{hint}") from error
@@ -152,6 +245,37 @@ def _own_base(folder: Path, families: Sequence[ModelFamily]) -> ModelSource | No
         if family.recognises(config) and _parts(folder, family):
             return ModelSource(folder, config, family, parts=_parts(folder, family))
     return None
+
+
+def _own_language_model(
+    folder: Path,
+    families: Sequence[ModelFamily],
+    plugin: str,
+    base: str | None,
+    with_weights: bool,
+    options: Mapping[str, Any] | None,
+) -> ModelSource | None:
+    """The base of an adapter folder that holds all of it but the language model, which the adapter names."""
+    if not (folder / "config.json").is_file():
+        return None
+    config = _config(folder)
+    family = next((family for family in families if family.recognises(config)), None)
+    if family is None or family.borrows is None:
+        return None
+    found = _with_lenders(ModelSource(folder, config, family, card=ModelCard.read(folder)), options)
+    named = base or adapter_base(folder) or ""
+    if not _lacks_language_model(found) or _is_known(named, families):
+        return None
+    return _over_language_model(found, named, families, plugin, with_weights)
+
+
+def _is_known(source: str, families: Sequence[ModelFamily]) -> bool:
+    """Whether a folder, or a preset, is a whole model of one of the families."""
+    folder = Path(source).expanduser()
+    if not (folder / "config.json").is_file():
+        return any(source in family.presets or _qualified(source, family) for family in families)
+    config = _config(folder)
+    return any(family.recognises(config) for family in families)
 
 
 def adapter_base(folder: Path) -> str | None:

@@ -177,7 +177,7 @@ def weight_files(folder: Path, parts: Mapping[str, str] | None = None) -> list[T
     return [TensorFile(path) for path in _paths(folder)]
 
 
-def part_files(folder: Path, name: Callable[[str], str | None]) -> list[TensorFile]:
+def part_files(folder: Path, name: Callable[[str], str | None]) -> list[PartFile]:
     """The files of a folder that holds one part; ``name`` as in ``PartFile``."""
     return [PartFile(path, name) for path in _paths(folder)]
 

@@ -19,6 +19,7 @@ from transformers.utils.import_utils import is_flash_attn_2_available
 from polylens.config.run import LoraSettings
 from polylens.contracts import ModelFamily
 from polylens.engine.adapters import PREFIX, read_adapter
+from polylens.engine.borrowing import lent_weights
 from polylens.engine.quantization import quantized
 from polylens.engine.reading import refusing
 from polylens.engine.sources import ModelSource
@@ -127,7 +128,7 @@ def _read_weights(kind: type[PreTrainedModel], found: ModelSource, settings: dic
     renames = {old: new for layout in found.family.layouts for old, new in layout.renames.items()}
     with refusing(f"{found.folder}: the weights cannot be read"):
         loaded: Any = kind.from_pretrained(
-            None if found.parts else found.folder,
+            None if found.parts else found.weights or found.folder,
             state_dict=_state_of_parts(found) if found.parts else None,
             key_mapping=renames or None,
             local_files_only=True,
@@ -136,6 +137,7 @@ def _read_weights(kind: type[PreTrainedModel], found: ModelSource, settings: dic
             **settings,
         )
     model, report = loaded
+    report["missing_keys"] = set(report["missing_keys"]) - _borrow(model, found, set(report["missing_keys"]))
     for what in ("missing_keys", "mismatched_keys"):
         keys = sorted(map(_described, report[what]))
         if keys:
@@ -144,6 +146,23 @@ def _read_weights(kind: type[PreTrainedModel], found: ModelSource, settings: dic
                 f"such as {', '.join(keys[:3])}"
             )
     return model
+
+
+def _borrow(model: PreTrainedModel, found: ModelSource, missing: set[str]) -> set[str]:
+    """Fill in weights that the checkpoint leaves to other models; gives their names."""
+    if not missing or not found.borrowed:
+        return set()
+    own, filled = own_weights(model), set()
+    for name, weight in lent_weights(found, missing):
+        shape = tuple(getattr(own[name], "ds_shape", own[name].shape))
+        if tuple(weight.shape) != shape or not own[name].is_floating_point():
+            raise InputError(
+                f"{found.folder}: {name} is {list(weight.shape)} where it is borrowed from, and {list(shape)} in the "
+                f"model, as {own[name].dtype}: compose a whole model first"
+            )
+        _replace(model, {name: weight})
+        filled.add(name)
+    return filled
 
 
 def _state_of_parts(found: ModelSource) -> dict[str, Tensor]:
@@ -157,7 +176,7 @@ def _state_of_parts(found: ModelSource) -> dict[str, Tensor]:
 
 def _check_size(outline: PreTrainedModel, found: ModelSource) -> None:
     """Refuse a model far larger than its files before room is made for it: at best, four bits are a weight."""
-    folder = found.folder
+    folder = found.weights or found.folder
     inside = [path for place in (folder, *(folder / name for name in found.parts)) for path in place.iterdir()]
     files = [path for path in inside if path.suffix in (".safetensors", ".bin")]
     held = 2 * sum(path.stat().st_size for path in files)

@@ -115,7 +115,9 @@ def inspect_records(request: Request, output: Path) -> Inspection:
 def _model(request: Request) -> tuple[ModelSource, Frontend]:
     plugin = request.plugin or plugin_of(request.model)
     hooks = plugins.load(plugin)
-    found = find_model(request.model, hooks.families(), plugin, request.base, with_weights=False)
+    found = find_model(
+        request.model, hooks.families(), plugin, request.base, with_weights=False, options=request.options
+    )
     return found, load_frontend(hooks, found, request.options)
 
 

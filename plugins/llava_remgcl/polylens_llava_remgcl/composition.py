@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from polylens.composition import PartFiles
+from polylens.composition import Borrowed, PartFiles
 from polylens.errors import InputError
 from polylens.modeling.composing import processing_values, tower_config, without_notes
 from polylens_llava_remgcl.recognition import LANGUAGE_MODELS
+from polylens_llava_remgcl.towers import published_tower
 
 PARTS = {
     "llm": ("language_model.",),
@@ -16,6 +17,9 @@ PARTS = {
 }
 """Names of weights in a part's own files follow these; some towers are saved with their level ``vision_model``, some
 without it."""
+
+PROJECTOR_FILES = ("mm_projector.bin", "non_lora_trainables.bin")
+"""Where the original's first stage, and its training of adapters, leave the projector."""
 
 CONNECTORS = ("identity", "linear", "mlp2x_gelu")
 KINDS = {text: name for name, text in LANGUAGE_MODELS.items() if name != "llava"}
@@ -57,3 +61,22 @@ def compose_config(parts: Mapping[str, PartFiles], connector: str) -> dict[str, 
         "vision_config": vision,
         **({"image_processor": processor} if processor else {}),
     }
+
+
+def borrowed_parts(config: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Borrowed]:
+    """What checkpoints of the original layout may lack: the tower, and beside a projector the language model."""
+    named = options.get("vision_tower")
+    tower = str(named or config.get("mm_vision_tower") or "")
+    sized = "vision_config" in config or (not named and published_tower(tower) is not None)
+    return {
+        "vision": Borrowed(tower, "vision_tower", PARTS["vision"], described=None if sized else _described),
+        "connector": Borrowed(files=PROJECTOR_FILES),
+        "llm": Borrowed(str(config.get("_name_or_path") or "")),
+    }
+
+
+def _described(files: PartFiles) -> dict[str, Any]:
+    """What ``config.json`` needs to say of its tower."""
+    processor = processing_values(files.processor)
+    vision = tower_config(files.config, ("clip_vision_model",))
+    return {"vision_config": vision, **({"image_processor": processor} if processor else {})}

@@ -7,7 +7,7 @@ from pathlib import Path
 from polylens.composition import Composition
 from polylens.contracts import ALL_LINEAR, CheckpointLayout, ModelFamily
 from polylens.modeling.layouts import TRANSFORMERS_RENAMES
-from polylens_llava_remgcl.composition import CONNECTORS, PARTS, compose_config
+from polylens_llava_remgcl.composition import CONNECTORS, PARTS, borrowed_parts, compose_config
 from polylens_llava_remgcl.options import LlavaOptions
 from polylens_llava_remgcl.recognition import is_original, is_transformers
 
@@ -46,6 +46,7 @@ LLAVA = ModelFamily(
     options=LlavaOptions,
     beside_adapter=("non_lora_trainables.bin",),
     composition=Composition(PARTS, CONNECTORS, compose_config),
+    borrows=borrowed_parts,
 )
 
 LLAVA_HF = ModelFamily(

@@ -1,0 +1,57 @@
+"""Weights of components that a checkpoint leaves to another model, or keeps in a file of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Set
+from pathlib import Path
+
+from torch import Tensor
+from transformers.core_model_loading import WeightRenaming, apply_renamings
+
+from polylens.composition import Borrowed
+from polylens.engine.sources import ModelSource, find_lender
+from polylens.engine.tensor_files import PartFile, part_files
+
+_PREFIX = "base_model.model."
+"""Of names in files that were written while an adapter was on the model."""
+
+
+def lent_weights(found: ModelSource, missing: Set[str]) -> Iterator[tuple[str, Tensor]]:
+    """Weights that the checkpoint lacks, by their names in the model, one at a time.
+
+    Args:
+        missing: names of weights in the model.
+
+    Raises:
+        InputError: a model that should hold them is not found, or cannot be read.
+    """
+    for name, part in found.borrowed.items():
+        paths = found.family.components[name]
+        wanted = {key for key in missing if any(key.startswith(f"{path}.") for path in paths)}
+        if not wanted:
+            continue
+        for file in _own_files(found, part, wanted) or _files_of_lender(found, name, part, wanted):
+            with file.reading() as read:
+                yield from ((key, read(key)) for key in file.entries)
+
+
+def _own_files(found: ModelSource, part: Borrowed, wanted: Set[str]) -> list[PartFile]:
+    renames = [WeightRenaming(*pair) for layout in found.family.layouts for pair in layout.renames.items()]
+
+    def whole(key: str) -> str | None:
+        name = apply_renamings(key.removeprefix(_PREFIX), renames)
+        return name if name in wanted else None
+
+    paths = [found.folder / name for name in part.files]
+    return [PartFile(path, whole) for path in paths if path.is_file()]
+
+
+def _files_of_lender(found: ModelSource, name: str, part: Borrowed, wanted: Set[str]) -> list[PartFile]:
+    if not part.prefixes:
+        return []
+
+    def whole(key: str) -> str | None:
+        return next((prefix + key for prefix in part.prefixes if prefix + key in wanted), None)
+
+    folder: Path = find_lender(found, name)
+    return part_files(folder, whole)
