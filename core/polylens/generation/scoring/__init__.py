@@ -1,0 +1,1 @@
+"""How published benchmarks score answers: functions of an answer, its references, and quirks to be reproduced."""
