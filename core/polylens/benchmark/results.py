@@ -17,7 +17,8 @@ from polylens.benchmark.steps import seconds_of
 from polylens.config import schemas
 from polylens.config.json_text import read_json_object
 from polylens.files import write_text
-from polylens.generation.answers import AnsweredQuestion, read_answers
+from polylens.generation.answers import AnsweredQuestion
+from polylens.generation.formats.answer_files import read_answers
 from polylens.generation.text_scores import Normalisation
 from polylens.retrieval.report import points, read_history
 

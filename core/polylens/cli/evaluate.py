@@ -64,8 +64,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _run_answers(args: argparse.Namespace) -> int:
-    from polylens.generation.answers import read_answers
     from polylens.generation.evaluation import evaluate_answers
+    from polylens.generation.formats.answer_files import read_answers
     from polylens.generation.text_scores import Normalisation
 
     normalisation = Normalisation(args.case == "ignore", args.punctuation == "ignore")

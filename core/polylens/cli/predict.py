@@ -1,4 +1,4 @@
-"""``polylens predict``: answers to the records of conversations files."""
+"""``polylens predict``: answers to the records of conversations files, and to the questions of benchmarks."""
 
 from __future__ import annotations
 
@@ -8,22 +8,29 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from polylens.engine.placement import Placement
+    from polylens.generation.chunks import Chunk
     from polylens.generation.model_choice import ModelChoice
     from polylens.generation.options import GenerationOptions
+    from polylens.generation.questions import Asked
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "Answer the last user turn of every record; a last assistant turn is kept as the reference, and not shown to "
-        "the model. Stopped at any moment, it is simply started again. Under torchrun the work is shared out over the "
-        "ranks; the answers are the same."
+        "the model. Or answer the questions of a benchmark, in its own format. Stopped at any moment, it is simply "
+        "started again. Under torchrun the work is shared out over the ranks; the answers are the same."
     )
     add_model_arguments(parser)
     parser.add_argument(
-        "--input", nargs="+", required=True, type=Path, help="conversations: JSON Lines, or JSON arrays"
+        "--input", nargs="+", required=True, type=Path, help="conversations (JSON Lines, JSON arrays), or questions"
     )
-    parser.add_argument("--output", required=True, type=Path, help="file of answers (JSON Lines)")
-    parser.add_argument("--image-root", type=Path, help="where picture paths start (default: the folder of the input)")
+    parser.add_argument("--output", required=True, type=Path, help="file of answers")
+    _add_formats(parser)
+    parser.add_argument(
+        "--image-root",
+        type=Path,
+        help="where picture paths start (default: the folder of the input, or where the format has its pictures)",
+    )
     parser.add_argument("--documents", nargs="+", type=Path, default=[], help="document stores that pictures lie in")
     parser.add_argument("--batch-size", type=int, default=8, help="records that are answered at a time (default: 8)")
     parser.add_argument("--max-length", type=int, help="tokens of a prompt; text is shortened to fit, never a picture")
@@ -39,6 +46,33 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "are then read to their end first (default: error)",
     )
     add_generation_arguments(parser)
+
+
+def _add_formats(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--format",
+        help="conversations, llava, textVQA, docVQA, ocrVQA, STVQA, ESTVQA, SROIE, FUNSD, POIE, HME, IAM, ReCTS, ocr "
+        "or ocrbench (default: recognised by its fields)",
+    )
+    parser.add_argument(
+        "--answers-format", help="polylens, llava, mmocr or ocrbench (default: the one that belongs to the input)"
+    )
+    parser.add_argument("--model-id", help="name of the model in the answers (default: the last part of --model)")
+    parser.add_argument(
+        "--prompt",
+        default="{question}",
+        help="what is asked in place of a benchmark's question, which {question} stands for",
+    )
+    parser.add_argument("--limit", type=int, help="answer the first so many records alone")
+    parser.add_argument(
+        "--num-chunks", type=int, default=1, help="processes of their own that share the work (default: 1)"
+    )
+    parser.add_argument(
+        "--chunk-index",
+        "--chunk-idx",
+        type=int,
+        help="number of this one, from 0; the last one that ends joins the answers",
+    )
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
@@ -86,18 +120,41 @@ def run(args: argparse.Namespace) -> int:
 
     options = PredictOptions(
         generation=generation_options(args),
-        image_root=args.image_root,
-        documents=args.documents,
+        asked=_asked(args),
         batch_size=args.batch_size,
         max_length=args.max_length,
         num_workers=args.num_workers,
         keep_special_tokens=args.keep_special_tokens,
-        on_bad_record=args.on_bad_record,
+        answers_format=args.answers_format,
+        model_id=args.model_id,
     )
     line = predict(model_choice(args), args.input, args.output, options)
     if line:
         print(line)
     return 0
+
+
+def _asked(args: argparse.Namespace) -> Asked:
+    from polylens.generation.questions import Asked
+
+    return Asked(
+        image_root=args.image_root,
+        documents=args.documents,
+        format=args.format,
+        prompt=args.prompt,
+        limit=args.limit,
+        chunk=_chunk(args.chunk_index, args.num_chunks),
+        on_bad_record=args.on_bad_record,
+    )
+
+
+def _chunk(index: int | None, count: int) -> Chunk:
+    from polylens.errors import InputError
+    from polylens.generation.chunks import Chunk
+
+    if index is None and count != 1:
+        raise InputError(f"--num-chunks {count} needs --chunk-index: every process answers one chunk")
+    return Chunk(index or 0, count)
 
 
 def model_choice(args: argparse.Namespace) -> ModelChoice:

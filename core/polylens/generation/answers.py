@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from polylens.config import schemas
 from polylens.data.records import parse_line, scan_records
 from polylens.errors import InputError
-from polylens.files import write_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,39 +33,23 @@ class AnsweredQuestion:
     finished: bool | None = None
     where: str = ""
 
-    def line(self) -> str:
+    def value(self) -> dict[str, Any]:
         """As the file holds it."""
-        value = {key: item for key, item in asdict(self).items() if key != "where" and item is not None}
-        return json.dumps(value, ensure_ascii=False) + "\n"
+        return {key: item for key, item in asdict(self).items() if key != "where" and item is not None}
 
 
-def write_answers(path: Path, answers: Iterable[AnsweredQuestion]) -> None:
-    """Write a file; it appears whole or not at all."""
-    write_text(path, (answer.line() for answer in answers))
+def answer_of(value: Mapping[str, Any], where: str) -> AnsweredQuestion:
+    """A line that keeps the schema; ``where`` is its place."""
+    known = {key: value[key] for key in ("answer", "question", "tokens", "finished") if key in value}
+    return AnsweredQuestion(str(value["id"]), references=tuple(value.get("references", ())), where=where, **known)
 
 
-def read_answers(path: str | Path, references: str | Path | None = None) -> list[AnsweredQuestion]:
-    """Read a file of answers.
-
-    Args:
-        references: file of ``{"id": ..., "references": [...]}``, which counts instead of what the answers carry.
+def with_references(answers: Sequence[AnsweredQuestion], path: Path) -> list[AnsweredQuestion]:
+    """Answers with the references of a file of ``{"id": ..., "references": [...]}`` instead of their own.
 
     Raises:
-        InputError: a line that breaks the schema, no line at all, or an id without references.
+        InputError: a line that breaks the schema, an id that is there twice, or one that is missing.
     """
-    found = []
-    for line in scan_records(path):
-        value = parse_line(line)
-        schemas.check("answers", value, line.where)
-        known = {key: value[key] for key in ("answer", "question", "tokens", "finished") if key in value}
-        given = tuple(value.get("references", ()))
-        found.append(AnsweredQuestion(str(value["id"]), references=given, where=line.where, **known))
-    if not found:
-        raise InputError(f"{path} has no answers")
-    return found if references is None else _with_references(found, Path(references))
-
-
-def _with_references(answers: Sequence[AnsweredQuestion], path: Path) -> list[AnsweredQuestion]:
     known: dict[str, tuple[str, ...]] = {}
     for line in scan_records(path):
         value = parse_line(line)

@@ -35,7 +35,7 @@ class Parts:
     def __init__(self, output: Path, run: Mapping[str, Any]) -> None:
         self.output, self._run = output, dict(run)
         self.folder = parts_folder(output)
-        self._card = output.with_name(f"{output.name}.run.json")
+        self._card = run_card(output)
 
     def done(self) -> set[int] | None:
         """The batches that are done, or ``None`` if the output is there.
@@ -111,6 +111,11 @@ class PartWriter:
         self._file.write(json.dumps({"batch": batch, "answers": pairs}) + "\n")
         self._file.flush()
         os.fsync(self._file.fileno())
+
+
+def run_card(output: Path) -> Path:
+    """The file that says how a file of answers was made."""
+    return output.with_name(f"{output.name}.run.json")
 
 
 def parts_folder(output: Path) -> Path:

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
-from polylens.contracts import Message, Record
+from polylens.contracts import ImageRef, Message, Record
+from polylens.data.placeholders import Said, place_pictures
+from polylens.data.records import BadRecord
 from polylens.errors import InputError
+
+if TYPE_CHECKING:
+    from polylens.generation.formats.items import Item
+
+QUESTION = "{question}"
+"""Where the question stands in a prompt."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,10 +26,12 @@ class Question:
     Attributes:
         record: the conversation up to the last user turn.
         references: answers that are known to be right; they are not shown to the model.
+        item: the question of a benchmark that it is.
     """
 
     record: Record
     references: tuple[str, ...] = ()
+    item: Item | None = None
 
     @property
     def text(self) -> str:
@@ -40,6 +52,25 @@ def question(record: Record) -> Question:
         where = record.where or record.id
         raise InputError(f"{where}: record {record.id!r}: there is no user turn to answer")
     return Question(replace(record, messages=messages), references)
+
+
+def benchmark_question(item: Item, prompt: str = QUESTION, folder: str = "") -> Question:
+    """A question of a benchmark, its picture on a line before it, or where ``<image>`` stands.
+
+    Args:
+        prompt: what is asked; ``{question}`` stands for the question.
+        folder: put before the path of the picture.
+
+    Raises:
+        InputError: nothing is asked, or ``<image>`` stands there without a picture, or twice.
+    """
+    pictures = {} if item.image is None else {"0": ImageRef("path", os.path.join(folder, item.image))}
+    problems = [] if item.question.strip() else ["an empty question"]
+    said = Said("user", prompt.replace(QUESTION, item.question), "the question")
+    parts, misplaced = place_pictures([said], pictures, False)
+    if problems or misplaced:
+        raise BadRecord(item.where, [*problems, *misplaced], record=item.id)
+    return Question(Record(item.id, (Message("user", parts[0]),), item.where), item.references, item)
 
 
 def text_of(message: Message) -> str:

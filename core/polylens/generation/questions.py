@@ -2,35 +2,90 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol
 
 from polylens.data.conversations import conversation_files, scan_conversations
 from polylens.data.images import ImageOpener
 from polylens.data.records import BadRecordsKept, Quarantine
 from polylens.data.store import open_documents
 from polylens.errors import InputError
+from polylens.generation.chunks import Chunk
+from polylens.generation.formats.items import BadItems, QuestionFormat, read_items
+from polylens.generation.formats.registry import question_format
 from polylens.generation.predictor import Predictor, all_good
-from polylens.generation.prompts import Question, by_length, question
+from polylens.generation.prompts import QUESTION, Question, benchmark_question, by_length, question
+
+
+class Bad(Protocol):
+    """Records that cannot be used, kept in mind.
+
+    Attributes:
+        errors: by the place of the record.
+    """
+
+    errors: dict[str, InputError]
+
+    def write(self, files: Sequence[Path], path: Path) -> None:
+        """Set them aside in a file."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What is asked of files.
+
+    Attributes:
+        image_root: where relative picture paths start; by default where the format has its pictures.
+        documents: document stores that pictures of conversations lie in.
+        format: of the files; by default the fields of the first one tell.
+        prompt: what is asked in place of a benchmark's question, which ``{question}`` stands for.
+        limit: records at most, the first ones.
+        chunk: the part of them that this process answers.
+        on_bad_record: whether a record that cannot be used is an error, or left out.
+
+    Raises:
+        InputError: a prompt without the question, or a limit below 1.
+    """
+
+    image_root: Path | None = None
+    documents: Sequence[Path] = ()
+    format: str | None = None
+    prompt: str = QUESTION
+    limit: int | None = None
+    chunk: Chunk = field(default_factory=Chunk)
+    on_bad_record: Literal["error", "quarantine"] = "error"
+
+    def __post_init__(self) -> None:
+        if QUESTION not in self.prompt:
+            raise InputError(f"the prompt {self.prompt!r} does not say where the question stands: write {QUESTION}")
+        if self.limit is not None and self.limit < 1:
+            raise InputError(f"limit is {self.limit}, it must be at least 1")
 
 
 @dataclass(slots=True)
 class QuestionFiles:
-    """Questions of conversations files.
+    """Questions of files.
 
     Attributes:
         questions: those that can be asked, as far as it is known.
         images: opens their pictures.
+        image_root: folder that their paths start from.
         files: that they come from.
         bad: the other records; ``None`` if one of them is an error.
+        answers: name of the format in which answers to them are written.
     """
 
     questions: list[Question]
     images: ImageOpener
+    image_root: Path
     files: list[Path]
-    bad: BadRecordsKept | None
+    bad: Bad | None
+    answers: str
 
     def plan(self, predictor: Predictor) -> list[list[int]]:
         """The batches of the questions, without those whose pictures cannot be read or that do not fit.
@@ -62,25 +117,63 @@ class QuestionFiles:
             path.unlink(missing_ok=True)
 
 
-def read_questions(
-    paths: Sequence[Path],
-    *,
-    image_root: Path | None = None,
-    documents: Sequence[Path] = (),
-    on_bad_record: Literal["error", "quarantine"] = "error",
-) -> QuestionFiles:
-    """Read conversations files; pictures are not opened.
+def read_questions(paths: Sequence[Path], asked: Asked) -> QuestionFiles:
+    """Read files of questions; pictures are not opened.
 
-    Args:
-        image_root: where relative picture paths start; by default the folder of each file.
-        documents: document stores that pictures lie in.
+    What is wrong in the files counts with the first chunk.
 
     Raises:
-        InputError: a bad record, if it is not to be left out.
+        InputError: a bad record, if it is not to be left out; files of an unknown format; an empty chunk.
     """
-    store = open_documents(documents) if documents else None
-    bad = BadRecordsKept() if on_bad_record == "quarantine" else None
+    format = question_format(asked.format, paths)
+    found = _conversations(paths, asked) if format is None else _benchmark(paths, format, asked)
+    if asked.chunk.index and found.bad is not None:
+        found.bad.errors.clear()
+    found.questions = asked.chunk.of(found.questions)
+    return found
+
+
+def _conversations(paths: Sequence[Path], asked: Asked) -> QuestionFiles:
+    if asked.prompt != QUESTION:
+        raise InputError("a prompt is put around the questions of benchmarks, and these are conversations")
+    store = open_documents(asked.documents) if asked.documents else None
+    bad = BadRecordsKept() if asked.on_bad_record == "quarantine" else None
     told = Quarantine("error") if bad is None else bad
-    records, root = scan_conversations(paths, told, image_root=image_root, documents=store, answered=False)
-    questions = [question(record) for record in records]
-    return QuestionFiles(questions, ImageOpener(root, store), conversation_files(paths), bad)
+    records, root = scan_conversations(paths, told, image_root=asked.image_root, documents=store, answered=False)
+    questions = [question(record) for record in islice(records, asked.limit)]
+    return QuestionFiles(questions, ImageOpener(root, store), root, conversation_files(paths), bad, "polylens")
+
+
+def _benchmark(paths: Sequence[Path], format: QuestionFormat, asked: Asked) -> QuestionFiles:
+    if asked.documents:
+        raise InputError(f"document stores belong to conversations; the pictures of {format.name} are files")
+    folders = {path: format.picture_folder(path) for path in paths}
+    root = _image_root(list(folders.values())) if asked.image_root is None else asked.image_root
+    bad = BadItems() if asked.on_bad_record == "quarantine" else None
+    questions = []
+    for path, item in read_items(paths, format, bad, asked.limit):
+        folder = os.path.relpath(folders[path], root) if asked.image_root is None and len(paths) > 1 else ""
+        try:
+            questions.append(benchmark_question(item, asked.prompt, folder))
+        except InputError as error:
+            if bad is None:
+                raise
+            bad.add(item, error)
+        else:
+            if bad is not None:
+                bad.know(item)
+    return QuestionFiles(questions, ImageOpener(root), root, list(paths), bad, format.answers)
+
+
+def _image_root(folders: Sequence[Path]) -> Path:
+    """The folder that all lie in.
+
+    Raises:
+        InputError: one of them does not exist.
+    """
+    for folder in folders:
+        if not folder.is_dir():
+            raise InputError(f"the folder of pictures {folder} does not exist; say where they lie with --image-root")
+    if len(folders) == 1:
+        return folders[0]
+    return Path(os.path.commonpath([folder.resolve() for folder in folders]))

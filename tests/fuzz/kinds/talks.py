@@ -17,8 +17,9 @@ from polylens.contracts import ImageRef, Record
 from polylens.data.conversations import read_conversations
 from polylens.data.validate import validate
 from polylens.errors import InputError
-from polylens.generation.answers import AnsweredQuestion, read_answers
+from polylens.generation.answers import AnsweredQuestion
 from polylens.generation.evaluation import evaluate_answers
+from polylens.generation.formats.answer_files import read_answers
 from polylens.generation.text_scores import MEASURES, Normalisation
 
 
