@@ -67,7 +67,11 @@ class ReferenceTokenizer:
         for token in ids:
             length = self._length(token)
             first, at = max(at, 0), min(at + length, len(spelled))
-            yield token, starts[first], starts[max(at, 0)]
+            yield (
+                token,
+                starts[first],
+                max(starts[max(at, 0)], starts[first] + 1),
+            )  # a part of a character is all of it
 
     def _length(self, token: int) -> int:
         """Bytes of text that a token stands for."""
