@@ -24,6 +24,8 @@ class DataConfig:
             same ones, and the answers measured against the last turns: CER, WER, edit distance, exact match, ANLS,
             word match. 0 is none.
         validation_max_new_tokens: length of such an answer at most.
+        ocr: files of OCR lines (``polylens data ocr``), for an objective that compares them with what shows them
+            (``multi_granularity``); every picture of ``train`` and ``validation`` must be in one of them.
         image_root: folder that relative picture paths start from; by default the folder of the JSONL file.
         on_bad_record: stop at the first bad record, or write it with its reason to ``quarantine.jsonl`` and go on.
         batches: ``shuffle`` draws records anew each epoch; ``modality`` does too, and gives conversations with
@@ -42,6 +44,7 @@ class DataConfig:
     validation: str | None = None
     validation_answers: int = 0
     validation_max_new_tokens: int = 128
+    ocr: list[str] = field(default_factory=list)
     image_root: str | None = None
     on_bad_record: Literal["error", "quarantine"] = "error"
     batches: Literal["shuffle", "modality", "file"] = "shuffle"
@@ -57,7 +60,8 @@ class ObjectiveConfig:
     """What is minimised.
 
     Args:
-        name: ``contrastive`` (on pairs), ``lm`` (on conversations), or an objective of any installed plugin.
+        name: ``contrastive`` (on pairs), ``lm`` or ``multi_granularity`` (on conversations), or an objective of any
+            installed plugin.
         options: of that objective, such as ``temperature``.
     """
 

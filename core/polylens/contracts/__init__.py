@@ -14,6 +14,7 @@ from polylens.contracts.families import ALL_LINEAR, CheckpointLayout, ModelFamil
 from polylens.contracts.images import Crop, ImagePreprocessor, ImageSlicer, SlicedImage
 from polylens.contracts.objectives import Coupled, Objective, Outputs, PairTargets, Representation
 from polylens.contracts.records import ImageRef, Message, Record
+from polylens.contracts.regions import Cover, Regions
 from polylens.contracts.text import IGNORE_INDEX, ChatTemplate, Encoding
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "CheckpointLayout",
     "Collator",
     "Coupled",
+    "Cover",
     "Crop",
     "Encoding",
     "Example",
@@ -37,6 +39,7 @@ __all__ = [
     "Outputs",
     "PairTargets",
     "Record",
+    "Regions",
     "Representation",
     "SlicedImage",
 ]

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from polylens.contracts.images import SlicedImage
+from polylens.contracts.regions import Regions
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,6 +29,7 @@ class Example:
         crop_tokens: visual tokens of each crop; they sum to ``visual_mask.sum()``.
         images: how each picture was cut.
         rows: further values of the row (numbers or tensors), stacked by the collator into ``Batch.rows``.
+        regions: what its visual tokens show, if the objective asks for it (``Objective.cover``).
     """
 
     id: str
@@ -38,6 +40,7 @@ class Example:
     crop_tokens: list[int]
     images: tuple[SlicedImage, ...] = ()
     rows: dict[str, Any] = field(default_factory=dict)
+    regions: Regions | None = None
 
     @property
     def cost(self) -> int:
@@ -63,6 +66,7 @@ class Batch:
         rows: further tensors with one entry a row.
         crop_sizes: int64 [N, 2], height and width of each crop in pixels: with ``features``, all that is left of the
             shape of a crop.
+        regions: what visual tokens show, if the objective asks for it.
     """
 
     ids: list[str]
@@ -77,6 +81,7 @@ class Batch:
     features: list[Tensor] | None = None
     rows: dict[str, Tensor] = field(default_factory=dict)
     crop_sizes: Tensor | None = None
+    regions: Regions | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -108,6 +113,7 @@ class Batch:
             features=None if self.features is None else [self.features[i] for i in crops],
             rows={name: value[index] for name, value in self.rows.items()},
             crop_sizes=None if self.crop_sizes is None else self.crop_sizes[chosen],
+            regions=None if self.regions is None else self.regions.take(rows),
         )
 
     def to(self, device: Any, *, non_blocking: bool = False) -> Batch:
@@ -129,6 +135,7 @@ class Batch:
             features=None if self.features is None else [move(feature) for feature in self.features],
             rows={name: move(value) for name, value in self.rows.items()},
             crop_sizes=None if self.crop_sizes is None else move(self.crop_sizes),
+            regions=None if self.regions is None else self.regions.converted(move),
         )
 
 

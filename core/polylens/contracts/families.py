@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from polylens.composition import Borrowed, Composition
+    from polylens.composition import Borrowed, Composition, Export
 
 
 ALL_LINEAR = "all-linear"
@@ -56,6 +56,7 @@ class ModelFamily:
         composition: how a new model is made of parts; ``None`` if models of the family are always whole.
         borrows: component -> where its weights and sizes are if the checkpoint does not hold them, given the content
             of ``config.json`` and the family's options as far as they were set; ``None`` if checkpoints are complete.
+        exports: name of another family -> how a model of this one becomes one of that.
     """
 
     name: str
@@ -70,3 +71,4 @@ class ModelFamily:
     beside_adapter: tuple[str, ...] = ()
     composition: Composition | None = None
     borrows: Callable[[Mapping[str, Any], Mapping[str, Any]], Mapping[str, Borrowed]] | None = None
+    exports: Mapping[str, Export] = field(default_factory=dict)

@@ -7,9 +7,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from polylens.contracts.batches import Batch
+from polylens.contracts.regions import Cover
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+    from transformers import PreTrainedTokenizerBase
 
 
 @dataclass  # without slots: ZeRO-3 looks for tensors in the ``vars`` of what a module returns
@@ -42,10 +44,13 @@ class Representation:
         values: [n, D] of the rows that this rank, or this micro-batch, made.
         positions: int64 [n], the place of each vector among all vectors of its name in the global batch, so that the
             result does not depend on how the batch was cut. ``None``: in the order in which they were made.
+        labels: int64 [n, F], what is known of each vector and goes with it to all ranks, such as a number that equal
+            ones have in common.
     """
 
     values: Tensor
     positions: Tensor | None = None
+    labels: Tensor | None = None
 
 
 @dataclass(slots=True)
@@ -89,13 +94,27 @@ class Objective:
 
     Attributes:
         inputs_needed: fields of ``Outputs`` that the objective reads; ``logits`` gives it ``hidden`` and ``head``.
+        first_inputs: those that ``representations`` reads, if ``additive`` needs more: the first pass of a coupled
+            objective leaves out what only the second one needs, such as the language model. ``None``: the same.
         is_coupled: whether ``representations`` and ``coupled`` are used.
         records: the kind of data set it trains on.
+        cover: how lines of text find their visual tokens, for an objective that reads ``Batch.regions``.
+        reads_lines: whether it needs the lines of text of every picture (``--ocr``).
     """
 
     inputs_needed: frozenset[str] = frozenset({"hidden"})
+    first_inputs: frozenset[str] | None = None
     is_coupled: bool = False
     records: Literal["pairs", "conversations"] = "conversations"
+    cover: Cover | None = None
+    reads_lines: bool = False
+
+    def use_tokenizer(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        """Called once, before training, with the tokenizer of the model."""
+
+    def embed_ids(self, batch: Batch) -> Tensor | None:
+        """Token ids of any shape whose input embeddings are wanted in ``Outputs.embeddings``."""
+        return None
 
     def normalisers(self, batch: Batch) -> dict[str, float]:
         """Counts that ``additive`` divides by, such as the number of supervised tokens."""
@@ -111,6 +130,7 @@ class Objective:
         own: Mapping[str, Tensor],
         targets: Any,
         parameters: Mapping[str, Tensor],
+        labels: Mapping[str, Tensor] | None = None,
     ) -> Coupled:
         """Loss and gradient of every representation.
 
@@ -119,11 +139,17 @@ class Objective:
             own: name -> int64 [n], positions of the vectors that this rank made: it answers for their rows.
             targets: what the data set says about the global batch (``PairTargets`` for pairs), or ``None``.
             parameters: current values of ``parameters()``; under ZeRO-3 those themselves are partitioned.
+            labels: name -> int64 [n_global, F], of those representations that have labels; left out if none has.
         """
         raise TypeError(f"{type(self).__name__} says it is coupled but has no method coupled()")
 
-    def additive(self, outputs: Outputs, batch: Batch, normalisers: Mapping[str, float]) -> Tensor | None:
-        """The loss of a micro-batch; the global loss is the sum over micro-batches and ranks."""
+    def additive(
+        self, outputs: Outputs, batch: Batch, normalisers: Mapping[str, float]
+    ) -> Tensor | Mapping[str, Tensor] | None:
+        """The loss of a micro-batch; the global loss is the sum over micro-batches and ranks.
+
+        Terms by name are summed, and logged one by one as well.
+        """
         return None
 
     def parameters(self) -> dict[str, nn.Parameter]:

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 
-from polylens.contracts import ChatTemplate, Encoding, Example, ImagePreprocessor, ImageSlicer, Record, SlicedImage
+from polylens.contracts import (
+    ChatTemplate,
+    Encoding,
+    Example,
+    ImagePreprocessor,
+    ImageSlicer,
+    Record,
+    Regions,
+    SlicedImage,
+)
 from polylens.data.images import ImageOpener
+from polylens.data.regions import RegionFinder
 from polylens.errors import InputError
 
 
@@ -20,6 +31,7 @@ class Preparer:
         images: opens the pictures that records name.
         style: of the template.
         generation_prompt: end with the header of an answer.
+        finder: of the regions of pictures, for an objective that reads them.
     """
 
     slicer: ImageSlicer
@@ -28,6 +40,7 @@ class Preparer:
     images: ImageOpener
     style: Literal["chat", "plain"] = "chat"
     generation_prompt: bool = False
+    finder: RegionFinder | None = None
 
     def outline(self, record: Record, max_length: int | None = None) -> tuple[Encoding, tuple[SlicedImage, ...]]:
         """Tokens and crops of a record, from the headers of its pictures; no pixel is decoded.
@@ -48,6 +61,19 @@ class Preparer:
         except InputError as error:
             raise InputError(f"{where}: {error}") from error
         return encoding, sliced
+
+    def regions(self, record: Record, sliced: Sequence[SlicedImage]) -> Regions | None:
+        """What the visual tokens of the record show, if that is wanted.
+
+        Raises:
+            InputError: naming the record.
+        """
+        if self.finder is None:
+            return None
+        try:
+            return self.finder.regions(record, sliced)
+        except InputError as error:
+            raise InputError(f"{_name(record)}: {error}") from error
 
     def decode(self, record: Record) -> None:
         """Read the pictures of a record to their end.
@@ -77,6 +103,7 @@ class Preparer:
             crop_tokens=[crop.tokens for cut in sliced for crop in cut.crops],
             images=sliced,
             rows=rows or {},
+            regions=self.regions(record, sliced),
         )
 
 

@@ -10,8 +10,9 @@ import torch
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from polylens.contracts import IGNORE_INDEX, Batch, Encoding, Example, Objective, Record
+from polylens.contracts import IGNORE_INDEX, Batch, Encoding, Example, Objective, Record, Regions
 from polylens.data.prepare import Preparer
+from polylens.data.regions import picture_label
 from polylens.engine import distributed
 from polylens.engine.loaders import served
 from polylens.engine.steps import Cost, Row, StepPlanner
@@ -55,11 +56,13 @@ class ConversationRecords:
 
     def example(self, row: Row) -> Example:
         """The conversation, prepared."""
-        return self.preparer.example(self.records[int(row.key)], self.max_length, {"position": row.position})
+        record = self.records[int(row.key)]
+        rows = {"position": row.position, "picture": picture_label(record)}
+        return self.preparer.example(record, self.max_length, rows)
 
     def filler_rows(self) -> dict[str, Any]:
         """Of a row that stands for nothing."""
-        return {"position": -1}
+        return {"position": -1, "picture": 0}
 
     def cost(self, row: Row) -> Cost:
         """Tokens, and bytes of pixels."""
@@ -80,7 +83,7 @@ class ConversationRecords:
 
 
 class ConversationPlanner(StepPlanner):
-    """Plans steps over conversations: one pass, since the normalisers of a batch are known before it begins."""
+    """Plans steps over conversations, whose normalisers are known before the first pass, which may be the only one."""
 
     def rows(self, numbers: Sequence[int], epoch: int) -> list[Row]:
         """A row for each conversation."""
@@ -142,9 +145,10 @@ class _Measures(Dataset[Any]):
             if self.decode:
                 self._preparer.decode(record)
             encoding, sliced = self._preparer.outline(record, self._limit)
+            regions = self._preparer.regions(record, sliced)
         except InputError as error:
             return error
-        counts = self._objective.normalisers(_without_pixels(record.id, encoding))
+        counts = self._objective.normalisers(_without_pixels(record.id, encoding, regions))
         if all(label == IGNORE_INDEX for label in encoding.labels):
             return InputError(
                 f"{record.where}: record {record.id!r}: nothing of its answers is left in {self._limit} tokens; raise "
@@ -164,7 +168,7 @@ class _Groups(Dataset[Any]):
         return [self._measures[number] for number in numbers]
 
 
-def _without_pixels(id: str, encoding: Encoding) -> Batch:
+def _without_pixels(id: str, encoding: Encoding, regions: Regions | None) -> Batch:
     """A batch of one row for an objective to count in."""
     ids = torch.tensor([encoding.input_ids])
     nothing = torch.zeros(0, dtype=torch.long)
@@ -178,4 +182,5 @@ def _without_pixels(id: str, encoding: Encoding) -> Batch:
         crop_rows=nothing,
         crop_tokens=nothing,
         costs=torch.tensor([ids.shape[1]]),
+        regions=regions,
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,10 @@ from polylens.config.run import RunConfig
 from polylens.contracts import Objective, Record
 from polylens.data.conversations import Conversations, conversation_files, read_conversations
 from polylens.data.images import ImageOpener
+from polylens.data.ocr.lines import OcrLines, read_ocr_lines
 from polylens.data.prepare import Preparer
 from polylens.data.records import BadRecordsKept
+from polylens.data.regions import missing_lines
 from polylens.engine.arguments import loader_of
 from polylens.engine.conversation_steps import ConversationPlanner, ConversationRecords, Measured, measure
 from polylens.engine.loading import Checkpoint
@@ -59,6 +61,7 @@ class ConversationTask(Task):
         _check_options(config)
         self.documents = self.open_documents()
         self.data = self._read(config.data.train, "quarantine")
+        self.lines = self._read_lines()
 
     def card(self, card: ModelCard) -> ModelCard:
         """A conversation is a conversation, whatever it was trained on."""
@@ -81,7 +84,8 @@ class ConversationTask(Task):
             ranks=args.world_size,
             budget=self.budget(args.per_device_train_batch_size),
             sort=self.config.gradient_cache.sort_by_cost,
-            passes=1,
+            pixel_cache_bytes=int(self.config.gradient_cache.pixel_cache_gb * 2**30),
+            passes=2 if self.objective.is_coupled else 1,
         )
 
     def _batches(self, records: ConversationRecords, size: int, args: TrainingArguments) -> GlobalBatches:
@@ -128,12 +132,29 @@ class ConversationTask(Task):
             log.warning("%d bad records were left out; see %s", found.quarantined, quarantine)
         return found
 
+    def _read_lines(self) -> OcrLines | None:
+        paths, objective = self.config.data.ocr, self.config.objective.name
+        if not self.objective.reads_lines:
+            if paths:
+                raise InputError(f"/data/ocr: {objective!r}, with these options, reads no lines of text")
+            return None
+        if not paths:
+            raise missing_lines(self.config.data.train)
+        return read_ocr_lines(
+            [Path(path) for path in paths],
+            image_root=self.data.image_root,
+            on_bad_record=self.config.data.on_bad_record,
+            quarantine=self.quarantine("quarantine.ocr"),
+        )
+
     def _measured(
         self, data: Conversations, paths: Sequence[str], checkpoint: Checkpoint, args: TrainingArguments, aside: str
     ) -> ConversationRecords:
         """The conversations that can be trained on; others are an error, or counted and set aside."""
         limit = self.config.data.max_length
-        preparer = checkpoint.preparer(ImageOpener(data.image_root, self.documents), style=self.style)
+        images = ImageOpener(data.image_root, self.documents)
+        finder = checkpoint.finder(self.objective, self.lines)
+        preparer = replace(checkpoint.preparer(images, style=self.style), finder=finder)
         decode = self.config.data.on_bad_record == "quarantine"
         found = measure(data.records, preparer, self.objective, limit, loader_of(args), decode=decode)
         unfit = {r.where: m for r, m in zip(data.records, found, strict=True) if isinstance(m, InputError)}

@@ -15,9 +15,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from polylens.contracts import Batch, Coupled, Objective
+from polylens.contracts import Batch, Objective
 from polylens.engine import distributed
 from polylens.engine.encoded import Encoded
+from polylens.engine.random_state import RandomState
+from polylens.objectives.coupling import couple
 from polylens.objectives.slope import gradient_error
 
 Forward = Callable[[Batch, Mapping[str, float]], Encoded]
@@ -83,7 +85,15 @@ def _encode(forward: Forward, objective: Objective, batches: Iterable[Batch]) ->
         for name, count in objective.normalisers(batch).items():
             counts[name] = counts.get(name, 0.0) + count
     normalisers = distributed.sum_counts(counts)
-    return [forward(batch, normalisers) for batch in batches]
+    return [_forward(forward, objective, batch, normalisers) for batch in batches]
+
+
+def _forward(forward: Forward, objective: Objective, batch: Batch, normalisers: Mapping[str, float]) -> Encoded:
+    """With the random numbers that the gradient cache gives a micro-batch."""
+    if not objective.is_coupled or objective.first_inputs is None:
+        return forward(batch, normalisers)
+    with RandomState.branched().replayed():
+        return forward(batch, normalisers)
 
 
 def _couple(
@@ -95,13 +105,13 @@ def _couple(
     ]
     if not objective.is_coupled:
         return starts
-    whole, places = _gather(encoded)
+    whole, places, labels = _gather(encoded)
     parameters = {name: value.detach() for name, value in encoded[-1].parameters.items()}
-    exact = _gradients(objective, {name: v.double() for name, v in whole.items()}, targets, parameters)
-    rounded = _gradients(objective, whole, targets, parameters)
+    exact = couple(objective, {name: v.double() for name, v in whole.items()}, None, targets, parameters, labels)
+    rounded = couple(objective, whole, None, targets, parameters, labels)
     found.rounding = max(found.rounding, _difference(rounded.gradients, exact.gradients))
     if not found.objective_error:
-        found.objective_error = gradient_error(objective, whole, targets, parameters)
+        found.objective_error = gradient_error(objective, whole, targets, parameters, labels)
     # Every rank holds the whole gradient of the objective's own parameters, so one of them brings it in.
     share = float(distributed.rank() == 0)
     for i, (made, place) in enumerate(zip(encoded, places, strict=True)):
@@ -113,36 +123,33 @@ def _couple(
     return starts
 
 
-def _gradients(
-    objective: Objective, vectors: Mapping[str, Tensor], targets: Any, parameters: Mapping[str, Tensor]
-) -> Coupled:
-    """As one process would compute them that had made all vectors."""
-    own = {name: torch.arange(len(values), device=values.device) for name, values in vectors.items()}
-    with torch.no_grad():
-        return objective.coupled(vectors, own, targets, parameters)
-
-
-def _gather(encoded: Sequence[Encoded]) -> tuple[dict[str, Tensor], list[dict[str, Tensor]]]:
-    """The vectors of all ranks by name, and the positions of this rank's in each micro-batch."""
+def _gather(encoded: Sequence[Encoded]) -> tuple[dict[str, Tensor], list[dict[str, Tensor]], dict[str, Tensor]]:
+    """The vectors of all ranks by name, the positions of this rank's in each micro-batch, and the labels of all."""
     sent = [
-        {name: (_cpu(made.positions), _cpu(made.values)) for name, made in part.representations.items()}
+        {name: (_cpu(r.positions), _cpu(r.values), _cpu(r.labels)) for name, r in part.representations.items()}
         for part in encoded
     ]
     rows: dict[str, list[Tensor]] = {}
+    known: dict[str, list[Tensor]] = {}
     order: dict[str, list[Tensor]] = {}
     own = []
     for rank, parts in enumerate(distributed.gather_objects(sent)):
         for part in parts:
-            for name, (positions, values) in part.items():
+            for name, (positions, values, labels) in part.items():
                 before = sum(map(len, rows.setdefault(name, [])))
                 rows[name].append(values)
+                if labels is not None:
+                    known.setdefault(name, []).append(labels)
                 counted = torch.arange(before, before + len(values))
                 order.setdefault(name, []).append(counted if positions is None else positions)
             if rank == distributed.rank():
                 own.append({name: order[name][-1] for name in part})
     device = next(iter(encoded[0].representations.values())).values.device
-    whole = {name: torch.cat(parts)[torch.cat(order[name]).argsort()].to(device) for name, parts in rows.items()}
-    return {name: v.to(torch.promote_types(v.dtype, torch.float32)) for name, v in whole.items()}, own
+    whole, labels = (
+        {name: torch.cat(parts)[torch.cat(order[name]).argsort()].to(device) for name, parts in found.items()}
+        for found in (rows, known)
+    )
+    return {name: v.to(torch.promote_types(v.dtype, torch.float32)) for name, v in whole.items()}, own, labels
 
 
 def _cpu(value: Tensor | None) -> Tensor | None:

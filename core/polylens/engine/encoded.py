@@ -20,12 +20,14 @@ class Encoded:
         representations: name -> vectors of this micro-batch.
         normalisers: counts that the additive loss of the whole batch is divided by, this micro-batch's share.
         additive: the additive part of the loss, if the objective has one and the normalisers were known.
+        terms: of the additive part, if the objective names them.
         parameters: current values of the objective's own parameters, attached to their graph.
     """
 
     representations: dict[str, Representation]
     normalisers: dict[str, float] = field(default_factory=dict)
     additive: Tensor | None = None
+    terms: dict[str, Tensor] = field(default_factory=dict)
     parameters: dict[str, Tensor] = field(default_factory=dict)
 
 
@@ -64,10 +66,13 @@ def encoded_outputs(
     parameters: dict[str, Tensor],
 ) -> Encoded:
     """What an objective takes from a model's outputs; the additive part only once the normalisers are known."""
+    additive = None if normalisers is None else objective.additive(outputs, batch, normalisers)
+    terms = dict(additive) if isinstance(additive, Mapping) else {}
     return Encoded(
         objective.representations(outputs, batch) if objective.is_coupled else {},
         normalisers=objective.normalisers(batch),
-        additive=None if normalisers is None else objective.additive(outputs, batch, normalisers),
+        additive=torch.stack(list(terms.values())).sum() if isinstance(additive, Mapping) else additive,
+        terms=terms,
         parameters=parameters,
     )
 

@@ -36,18 +36,21 @@ class FrozenOutputs:
     Args:
         module: the model; what is trained in it must be settled.
         budget: bytes of host memory. Micro-batches that do not fit are computed twice.
+        whole_first_pass: whether the first pass calls all that the second one does. Otherwise modules that read an
+            output may show in the second pass alone, so all outputs are kept.
 
     Attributes:
         bytes: that the present step, or the last one, took.
     """
 
-    def __init__(self, module: nn.Module, budget: int) -> None:
+    def __init__(self, module: nn.Module, budget: int, *, whole_first_pass: bool = True) -> None:
         self._budget = budget
         self._modules = dict(_frozen(module))
         self._excluded: set[str] = set()
         self._served: set[str] = set()
         self._readers: dict[str, set[str]] = {}
-        self._inner: frozenset[str] | None = None  # not known before the end of the first step
+        # not known before the end of the first step
+        self._inner: frozenset[str] | None = None if whole_first_pass else frozenset()
         self._tapes: dict[int, _Tape] = {}
         self.bytes = 0
         self._full = False

@@ -17,7 +17,7 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor
 
-from polylens.contracts import Coupled, Objective, Representation
+from polylens.contracts import Objective, Representation
 from polylens.engine import distributed
 from polylens.engine.accumulation import Accumulation
 from polylens.engine.encoded import Encoded, Encoder, Named, surrogate
@@ -26,6 +26,7 @@ from polylens.engine.frozen import FrozenOutputs
 from polylens.engine.graph_memory import GraphBudget
 from polylens.engine.growing import GrowingTensor
 from polylens.engine.random_state import RandomState
+from polylens.objectives.coupling import couple
 
 M = TypeVar("M")
 Forward = Callable[[Any, Mapping[str, float] | None], Encoded]
@@ -41,7 +42,7 @@ class StepResult:
 
     Attributes:
         loss: scalar.
-        metrics: such as ``accuracy``.
+        metrics: such as ``accuracy``, and the terms of the additive loss.
         counts: vectors by name of the representation, and normalisers by name.
     """
 
@@ -148,12 +149,12 @@ class GradientCache(Generic[M]):
             first = self._first_pass(passes)
             gathered = gather(first.representations, first.normalisers)
             first.normalisers = gathered.totals
-            coupled = self._couple(gathered, targets, first.parameters)
+            coupled = couple(self.objective, gathered.values, gathered.own, targets, first.parameters, gathered.labels)
             cotangents = return_gradients(gathered, coupled.gradients)
             shares = {name: distributed.sum_tensor(g) for name, g in coupled.parameter_gradients.items()}
             additive = self._second_pass(passes, first, _Returned(gathered, cotangents, shares))
-        loss = distributed.sum_tensor(coupled.loss.detach().to(additive.device) + additive)
-        metrics = {name: float(distributed.sum_tensor(value.detach())) for name, value in coupled.metrics.items()}
+        terms = additive.terms | coupled.metrics
+        loss, metrics = _summed(coupled.loss.detach() + additive.total.to(coupled.loss.device), terms)
         return StepResult(loss, metrics, {**gathered.counts, **first.normalisers})
 
     def _single_pass(self, micro_batches: Iterable[Any], normalisers: Mapping[str, float] | None) -> StepResult:
@@ -162,30 +163,45 @@ class GradientCache(Generic[M]):
             micro_batches = list(micro_batches)
             own = distributed.add_counts(self.objective.normalisers(part) for part in micro_batches)
             normalisers = distributed.sum_counts(own)
-        additive = torch.zeros(())
+        additive = _Additive()
         with self.accumulation.step():
             for micro_batch, last in _with_last(micro_batches):
                 with self.accumulation.micro_batch(last=last):
                     encoded = self._forward(micro_batch, normalisers)
-                    loss = surrogate(encoded, {}, None)
-                    self.accumulation.backward(loss, last)
-                additive = additive.to(loss.device) + loss.detach()
-        return StepResult(distributed.sum_tensor(additive), {}, dict(normalisers))
+                    self.accumulation.backward(surrogate(encoded, {}, None), last)
+                additive.add(encoded)
+        loss, metrics = _summed(additive.total, additive.terms)
+        return StepResult(loss, metrics, dict(normalisers))
 
     def _first_pass(self, micro_batches: Iterable[Any]) -> _FirstPass:
         """Representations and normalisers of every micro-batch, and the random state that each one started from."""
         first, budget = _FirstPass(), GraphBudget(self.graph_bytes if self._can_keep_graphs else 0)
         for i, micro_batch in enumerate(micro_batches):
-            state = RandomState.capture(first.parts[-1].state if first.parts else None)
+            state = self._state(first)
             if budget.allows_another:
                 encoded, fits = self._with_graph(micro_batch, budget)
             else:
-                encoded, fits = self._without_graph(micro_batch, i), False
+                with _replayed(state) if self._first_draws_less else contextlib.nullcontext():
+                    encoded, fits = self._without_graph(micro_batch, i), False
             first.add(encoded, state, encoded if fits else None)
         if not first.parts:
             raise ValueError("a step needs at least one micro-batch on every rank")
         self._agree(first)
         return first
+
+    @property
+    def _first_draws_less(self) -> bool:
+        """Whether the second pass draws random numbers that the first one has no use for.
+
+        Each micro-batch then draws from a state of its own, or all of them would draw the same numbers in the end.
+        """
+        return self.objective.first_inputs is not None
+
+    def _state(self, first: _FirstPass) -> RandomState:
+        """What a micro-batch draws from, in both passes."""
+        if self._first_draws_less:
+            return RandomState.branched()
+        return RandomState.capture(first.parts[-1].state if first.parts else None)
 
     @property
     def _can_keep_graphs(self) -> bool:
@@ -214,23 +230,19 @@ class GradientCache(Generic[M]):
         if self.frozen:
             self.frozen.forget(recorded)
 
-    def _couple(self, gathered: Gathered, targets: Any, parameters: Mapping[str, Tensor]) -> Coupled:
-        with torch.no_grad():
-            return self.objective.coupled(gathered.values, gathered.own, targets, parameters)
-
-    def _second_pass(self, micro_batches: Iterable[Any], first: _FirstPass, returned: _Returned) -> Tensor:
+    def _second_pass(self, micro_batches: Iterable[Any], first: _FirstPass, returned: _Returned) -> _Additive:
         """Backward of every micro-batch, kept graphs before all others; returns this rank's additive loss.
 
         The objective's parameters take part in every backward, their gradient in the last one alone.
         """
         kept = [part for part in first.parts if part.graph is not None]
         left = len(first.parts)
-        additive = torch.zeros(())
+        additive = _Additive()
         with self.accumulation.step():
             for part in reversed(kept):
                 left -= 1
                 with self.accumulation.micro_batch(last=left == 0):
-                    additive = additive.to(self._backward(part.graph, part, returned, left == 0))
+                    self._backward(part.graph, part, returned, left == 0)
                 part.graph = None
             for i, (micro_batch, part) in enumerate(zip(micro_batches, first.parts, strict=True)):
                 if i < len(kept):
@@ -239,9 +251,8 @@ class GradientCache(Generic[M]):
                 with self.accumulation.micro_batch(last=left == 0), _replayed(part.state):
                     encoded = self._repeat(micro_batch, i, first.normalisers)
                     returned.compare(encoded, part.starts)
-                    additive = additive.to(self._backward(encoded, part, returned, left == 0))
-                if encoded.additive is not None:
-                    additive = additive + encoded.additive.detach()
+                    self._backward(encoded, part, returned, left == 0)
+                additive.add(encoded)
         returned.check()
         return additive
 
@@ -249,12 +260,33 @@ class GradientCache(Generic[M]):
         with self.frozen.replaying(number) if self.frozen else contextlib.nullcontext():
             return self._forward(micro_batch, normalisers)
 
-    def _backward(self, encoded: Encoded | None, part: _Part, returned: _Returned, last: bool) -> torch.device:
+    def _backward(self, encoded: Encoded | None, part: _Part, returned: _Returned, last: bool) -> None:
         assert encoded is not None
         cotangents = returned.of(encoded, part.starts)
-        loss = surrogate(encoded, cotangents, returned.parameters if last else None)
-        self.accumulation.backward(loss, last)
-        return loss.device
+        self.accumulation.backward(surrogate(encoded, cotangents, returned.parameters if last else None), last)
+
+
+class _Additive:
+    """The additive loss of a rank's micro-batches, and its terms by name."""
+
+    def __init__(self) -> None:
+        self.total = torch.zeros(())
+        self.terms: dict[str, Tensor] = {}
+
+    def add(self, encoded: Encoded) -> None:
+        if encoded.additive is None:
+            return
+        self.total = self.total.to(encoded.additive.device) + encoded.additive.detach()
+        for name, term in encoded.terms.items():
+            self.terms[name] = self.terms.get(name, 0.0) + term.detach()
+
+
+def _summed(loss: Tensor, metrics: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, float]]:
+    """A loss and figures over all ranks."""
+    if not metrics:
+        return distributed.sum_tensor(loss), {}
+    total = distributed.sum_tensor(torch.stack([loss, *(value.detach().to(loss) for value in metrics.values())]))
+    return total[0], dict(zip(metrics, total[1:].tolist(), strict=True))
 
 
 @dataclass(slots=True)
@@ -280,11 +312,15 @@ class _FirstPass:
     lengths: dict[str, int] = field(default_factory=dict)
     _values: dict[str, GrowingTensor] = field(default_factory=dict)
     _positions: dict[str, GrowingTensor] = field(default_factory=dict)
+    _labels: dict[str, GrowingTensor] = field(default_factory=dict)
 
     @property
     def representations(self) -> dict[str, list[Representation]]:
-        """All vectors of this rank; where only some came with a position, those without are a part of their own."""
-        return {name: _parts(grown.rows, self._positions.get(name)) for name, grown in self._values.items()}
+        """All vectors of this rank; where only some came with a position or labels, the rest is a part of its own."""
+        return {
+            name: _parts(grown.rows, self._positions.get(name), self._labels.get(name))
+            for name, grown in self._values.items()
+        }
 
     def add(self, encoded: Encoded, state: RandomState | None, graph: Encoded | None) -> None:
         self.parts.append(_Part(dict.fromkeys(encoded.representations, 0) | self.lengths, state, graph))
@@ -293,17 +329,21 @@ class _FirstPass:
             _add(self._values, name, made.values.detach())
             if made.positions is not None:
                 _add(self._positions, name, made.positions)
+            if made.labels is not None:
+                _add(self._labels, name, made.labels)
             self.lengths[name] = self.lengths.get(name, 0) + len(made.values)
         for name, count in encoded.normalisers.items():
             self.normalisers[name] = self.normalisers.get(name, 0.0) + count
 
 
-def _parts(values: Tensor, positions: GrowingTensor | None) -> list[Representation]:
-    if positions is None:
-        return [Representation(values)]
-    placed = Representation(values[: len(positions.rows)], positions.rows)
-    rest = values[len(positions.rows) :]
-    return [placed, Representation(rest)] if len(rest) else [placed]
+def _parts(values: Tensor, *known: GrowingTensor | None) -> list[Representation]:
+    """Cut where positions or labels end, which all rows should have or none."""
+    rows = [None if part is None else part.rows for part in known]
+    ends = sorted({len(values), *(len(part) for part in rows if part is not None)})
+    return [
+        Representation(values[start:end], *(None if p is None or len(p) < end else p[start:end] for p in rows))
+        for start, end in zip([0, *ends], ends, strict=False)
+    ]
 
 
 def _add(grown: dict[str, GrowingTensor], name: str, rows: Tensor) -> None:

@@ -16,9 +16,11 @@ from transformers.utils.logging import disable_progress_bar
 from polylens import plugins
 from polylens.config.card import ModelCard
 from polylens.config.run import LoraSettings
-from polylens.contracts import ChatTemplate, Collator, ImagePreprocessor, ImageSlicer, ModelFamily
+from polylens.contracts import ChatTemplate, Collator, ImagePreprocessor, ImageSlicer, ModelFamily, Objective
 from polylens.data.images import ImageOpener
+from polylens.data.ocr.lines import OcrLines
 from polylens.data.prepare import Preparer
+from polylens.data.regions import PlainTokens, RegionFinder
 from polylens.engine.frontend import load_frontend
 from polylens.engine.sources import ModelSource, find_model
 from polylens.engine.weights import is_placed, load_model, put_adapter
@@ -54,6 +56,13 @@ class Checkpoint:
 
     def preparer(self, images: ImageOpener, style: Literal["chat", "plain"] = "chat") -> Preparer:
         return Preparer(self.slicer, self.preprocessor, self.template, images, style)
+
+    def finder(self, objective: Objective, lines: OcrLines | None) -> RegionFinder | None:
+        """Of the regions of pictures, for an objective that reads them."""
+        if objective.cover is None:
+            return None
+        tokenizer: Any = self.tokenizer
+        return RegionFinder(objective.cover, PlainTokens(tokenizer), lines if objective.reads_lines else None)
 
     @property
     def parts(self) -> tuple[object, ...]:

@@ -52,6 +52,8 @@ class PairTask(Task):
         super().__init__(config, objective)
         if config.data.batches == "modality":
             raise InputError("/data/batches: 'modality' is for conversations; pairs have 'shuffle' and 'file'")
+        if config.data.ocr:
+            raise InputError("/data/ocr: lines of text are for objectives that train on conversations")
         self.data = self._read(config.data.train, self.open_documents(), "quarantine")
 
     def card(self, card: ModelCard) -> ModelCard:

@@ -24,6 +24,16 @@ class RandomState:
         present = cls(torch.get_rng_state(), device)
         return last if last is not None and last.equals(present) else present
 
+    @classmethod
+    def branched(cls) -> RandomState:
+        """One of its own, which follows from the present one, which moves on."""
+        seed = int(torch.randint(torch.iinfo(torch.int64).max, ()))
+        present = cls.capture()
+        torch.manual_seed(seed)
+        own = cls.capture()
+        present.restore()
+        return own
+
     def equals(self, other: RandomState) -> bool:
         """Whether both draw the same numbers."""
         same = self.device is None or other.device is None or torch.equal(self.device, other.device)

@@ -247,4 +247,5 @@ def _converted(batch: Batch, kind: type, convert: Callable[[Any], Any]) -> Batch
     """The batch with ``convert`` applied to each of its parts that is a ``kind``."""
     parts = {field.name: getattr(batch, field.name) for field in fields(batch)}
     changed = {name: convert(part) for name, part in parts.items() if isinstance(part, kind)}
-    return replace(batch, **changed, rows={name: convert(row) for name, row in batch.rows.items()})
+    regions = None if batch.regions is None else batch.regions.converted(convert)
+    return replace(batch, **changed, rows={name: convert(row) for name, row in batch.rows.items()}, regions=regions)

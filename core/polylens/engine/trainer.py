@@ -159,7 +159,9 @@ class PolylensTrainer(Trainer):
         return results
 
     def _frozen_outputs(self) -> FrozenOutputs:
-        return FrozenOutputs(self.model, int(self.cache.frozen_cache_gb * GIB))  # pyright: ignore[reportArgumentType]
+        whole = self.objective.first_inputs is None
+        model: Any = self.model
+        return FrozenOutputs(model, int(self.cache.frozen_cache_gb * GIB), whole_first_pass=whole)
 
     def _verify_gradient(self, model: nn.Module, inputs: tuple[int, int]) -> None:
         check = GradientCheck(

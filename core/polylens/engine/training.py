@@ -108,6 +108,7 @@ def _train(config: RunConfig, evaluators: Mapping[str, MakeEvaluator]) -> Traini
         lora=config.lora,
     )
     expect_workers(loader_of(args), checkpoint.parts)
+    objective.use_tokenizer(checkpoint.tokenizer)
     choose_trained(checkpoint.model, checkpoint.family, objective, config.tune, config.lora, config.tune_from_layer)
     check_learning_rates(config.learning_rates, checkpoint.model, checkpoint.family)
     card = _card(config, checkpoint, task)
@@ -152,6 +153,11 @@ def _check_kept_graphs(config: RunConfig, args: TrainingArguments, objective: Ob
     if config.gradient_cache.keep_graphs_gb and not objective.is_coupled:
         raise InputError(
             f"gradient_cache: keep_graphs_gb has nothing to keep: {config.objective.name!r} takes a single pass"
+        )
+    if config.gradient_cache.keep_graphs_gb and type(objective).additive is not Objective.additive:
+        raise InputError(
+            f"gradient_cache: keep_graphs_gb has nothing to keep: a part of {config.objective.name!r} is a sum over "
+            "records, and what that is divided by is known after the first pass"
         )
     zero3 = bool(args.deepspeed) and args.hf_deepspeed_config.is_zero3()  # an attribute with DeepSpeed alone
     if config.gradient_cache.keep_graphs_gb and config.gradient_cache.low_memory and zero3:

@@ -51,15 +51,18 @@ class TrainingModule(nn.Module):
         self.model.gradient_checkpointing_enable(**options)
 
     def forward(self, batch: Batch, normalisers: Mapping[str, float] | None = None) -> Encoded:
-        outputs = self._outputs(batch)
+        outputs = self._outputs(batch, first=self.objective.is_coupled and normalisers is None)
         parameters = self.objective_parameters() if self.objective.parameters() else {}
         return encoded_outputs(outputs, batch, self.objective, normalisers, parameters)
 
-    def _outputs(self, batch: Batch) -> Outputs:
+    def _outputs(self, batch: Batch, *, first: bool) -> Outputs:
         """In place of all logits the hidden states and the head: an objective makes logits where it needs them."""
         needed = self.objective.inputs_needed
+        if first and self.objective.first_inputs is not None:
+            needed = self.objective.first_inputs
+        options = {"embed_ids": self.objective.embed_ids(batch)} if "embeddings" in needed else {}
         if "logits" not in needed:
-            return self.model(batch, outputs=needed)
-        outputs = self.model(batch, outputs=needed - {"logits"} | {"hidden"})
+            return self.model(batch, outputs=needed, **options)
+        outputs = self.model(batch, outputs=needed - {"logits"} | {"hidden"}, **options)
         outputs.head = self.model.head
         return outputs

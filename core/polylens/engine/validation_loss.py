@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from polylens.contracts import Batch, Collator
+from polylens.contracts import Batch, Collator, Objective, Representation
 from polylens.engine import distributed
 from polylens.engine.conversation_steps import ConversationRecords
+from polylens.engine.exchange import gather
 from polylens.engine.loaders import served
 from polylens.engine.planner import Budget, plan
 from polylens.engine.steps import Row
 from polylens.engine.stream import MicroBatches, unpack
 from polylens.engine.training_module import TrainingModule
+from polylens.objectives.coupling import couple
 
 
 @dataclass(frozen=True, slots=True)
 class ValidationLoss:
-    """Measures the additive loss of all records as one batch, shared by the ranks.
+    """Measures the loss of all records as one batch, shared by the ranks.
 
     Args:
         rows: conversations of one forward pass.
@@ -41,11 +44,25 @@ class ValidationLoss:
         own = [tuple(rows[i] for i in part) for part in shares[distributed.rank()]]
         normalisers = self.records.counts(rows)
         total = torch.zeros((), dtype=torch.float64, device=self.device)
+        made: dict[str, list[Representation]] = {}
+        parameters: Mapping[str, Tensor] = {}
         for batch in self._batches(own):
-            additive = module(batch, normalisers).additive
-            assert additive is not None
-            total += additive
+            encoded = module(batch, normalisers)
+            if encoded.additive is not None:
+                total += encoded.additive
+            parameters = encoded.parameters
+            for name, representation in encoded.representations.items():
+                made.setdefault(name, []).append(representation)
+        if module.objective.is_coupled:
+            total += self._coupled(module.objective, made, parameters)
         return {"loss": float(distributed.sum_tensor(total))}
+
+    def _coupled(
+        self, objective: Objective, made: Mapping[str, Sequence[Representation]], parameters: Mapping[str, Tensor]
+    ) -> Tensor:
+        """This rank's share of the part that couples all records."""
+        gathered = gather(made)
+        return couple(objective, gathered.values, gathered.own, None, parameters, gathered.labels).loss
 
     def _batches(self, parts: Sequence[tuple[Row, ...]]) -> Iterator[Batch]:
         found = served(MicroBatches(self.records, self.collator), parts, self.loader)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from polylens.contracts import IGNORE_INDEX, Batch, Example
+from polylens.contracts import IGNORE_INDEX, Batch, Example, Regions
 
 
 class PaddingCollator:
@@ -47,9 +47,18 @@ class PaddingCollator:
             costs=torch.tensor([example.cost for example in examples], dtype=torch.long),
             rows={n: torch.stack([torch.as_tensor(e.rows[n]) for e in examples]) for n in names},
             crop_sizes=torch.tensor(sizes, dtype=torch.long).view(-1, 2),
+            regions=_regions(examples),
         )
 
     def _pad(self, rows: Sequence[Tensor], value: int | bool) -> Tensor:
         return torch.nn.utils.rnn.pad_sequence(
             list(rows), batch_first=True, padding_value=value, padding_side=self.padding_side
         )
+
+
+def _regions(examples: Sequence[Example]) -> Regions | None:
+    """Those of all rows; a row without any, such as one that stands for nothing, has no visual tokens."""
+    found = [example.regions for example in examples]
+    if all(regions is None for regions in found):
+        return None
+    return Regions.joined([regions or Regions.of_example([]) for regions in found])

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from polylens.contracts import Coupled, Objective
+from polylens.objectives.coupling import couple
 
 _STEP = 1e-6
 """Length of a step, relative to the values that it leads away from."""
@@ -22,6 +23,7 @@ def gradient_error(
     representations: Mapping[str, Tensor],
     targets: Any = None,
     parameters: Mapping[str, Tensor] | None = None,
+    labels: Mapping[str, Tensor] | None = None,
     *,
     directions: int = 4,
 ) -> float:
@@ -34,6 +36,7 @@ def gradient_error(
     Args:
         representations: all vectors of a batch, as one rank would see them.
         parameters: values of the objective's own parameters, each checked by itself.
+        labels: of the vectors, by name.
         directions: how many random ones.
 
     >>> from polylens.objectives.contrastive import Contrastive
@@ -41,22 +44,20 @@ def gradient_error(
     >>> gradient_error(Contrastive(), {"query": vectors, "document": vectors.flip(1)}) < 1e-6
     True
     """
-    own = {name: torch.arange(len(values), device=values.device) for name, values in representations.items()}
     vectors = {name: values.detach().double() for name, values in representations.items()}
     free = {name: value.detach().double() for name, value in (parameters or {}).items()}
 
-    def couple(changed_vectors: Mapping[str, Tensor], changed: Mapping[str, Tensor]) -> Coupled:
-        with torch.no_grad():
-            return objective.coupled(changed_vectors, own, targets, changed)
+    def coupled(changed_vectors: Mapping[str, Tensor], changed: Mapping[str, Tensor]) -> Coupled:
+        return couple(objective, changed_vectors, None, targets, changed, labels)
 
-    found = couple(vectors, free)
+    found = coupled(vectors, free)
     gradients = {name: found.gradients.get(name, torch.zeros_like(values)) for name, values in vectors.items()}
-    errors = [_error(lambda moved: float(couple(moved, free).loss), vectors, gradients, directions)]
+    errors = [_error(lambda moved: float(coupled(moved, free).loss), vectors, gradients, directions)]
     for name, value in free.items():
         gradient = found.parameter_gradients.get(name, torch.zeros_like(value))
 
         def loss(moved: Mapping[str, Tensor]) -> float:
-            return float(couple(vectors, {**free, **moved}).loss)
+            return float(coupled(vectors, {**free, **moved}).loss)
 
         errors.append(_error(loss, {name: value}, {name: gradient}, directions))
     return max(errors)
