@@ -293,9 +293,11 @@ def main(kind: str) -> Iterator[tuple[str, float, float]]:
         for stage in (1, 2):  # ZeRO-3 refuses
             case = dataclasses.replace(CASES[6], low_memory=True)
             yield f"zero {stage} {case}", zero(case, stage), 1e-5
+        import granularity_exactness
         import lm_exactness
 
         yield from lm_exactness.main(more=False)
+        yield from granularity_exactness.main(more=False)
 
 
 if __name__ == "__main__":

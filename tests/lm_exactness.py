@@ -11,7 +11,7 @@ import dataclasses
 import itertools
 import logging
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -22,8 +22,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from polylens.config.run import LoraSettings
-from polylens.contracts import IGNORE_INDEX, Batch, Example, ImageRef, Message, Record
+from polylens.contracts import IGNORE_INDEX, Batch, Example, ImageRef, Message, Objective, Record
 from polylens.data.images import ImageOpener
+from polylens.data.prepare import Preparer
 from polylens.engine.accumulation import Accumulation, accumulation_for
 from polylens.engine.gradient_cache import GradientCache
 from polylens.engine.loading import Checkpoint, load_checkpoint
@@ -54,10 +55,27 @@ class Case:
     dropout: float = 0.0
     text_rank: bool = False
     low_memory: bool = False
+    plugin: str = "minicpmv"
+
+    def objective(self) -> Objective:
+        return LanguageModelling(LmOptions(self.normaliser, self.logit_positions))
+
+    def examples(self, checkpoint: Checkpoint) -> list[Example]:
+        return conversations(checkpoint.preparer(ImageOpener()))
+
+    def loss(self, module: TrainingModule, batches: Iterable[Batch]) -> Tensor:
+        """Of micro-batches that are run one after the other, in one graph."""
+        sums, counts = [], []
+        for batch in batches:
+            logits = module.model(batch, outputs=frozenset({"logits"})).logits.view(*batch.input_ids.shape, -1)
+            losses, supervised = cross_entropies(logits, batch)
+            sums += losses
+            counts += supervised
+        return lm_loss(self.normaliser, sums, counts)
 
     def __str__(self) -> str:
         given = dataclasses.asdict(self)
-        default = dataclasses.asdict(Case())
+        default = dataclasses.asdict(type(self)())
         return ", ".join(f"{name}={value}" for name, value in given.items() if value != default[name]) or "plain"
 
 
@@ -69,9 +87,20 @@ CASES = [
 ]
 
 
-def examples(checkpoint: Checkpoint) -> list[Example]:
+def cross_entropies(logits: Tensor, batch: Batch) -> tuple[list[Tensor], list[int]]:
+    """Sum and number of the supervised tokens of each row."""
+    each = F.cross_entropy(logits[:, :-1].transpose(1, 2), batch.labels[:, 1:], reduction="none")
+    return list(each.sum(1)), (batch.labels[:, 1:] != IGNORE_INDEX).sum(1).tolist()
+
+
+def lm_loss(normaliser: str, sums: Sequence[Tensor], counts: Sequence[int]) -> Tensor:
+    if normaliser == "tokens":
+        return torch.stack(list(sums)).sum() / sum(counts)
+    return torch.stack([total / count for total, count in zip(sums, counts, strict=True) if count]).mean()
+
+
+def conversations(preparer: Preparer) -> list[Example]:
     """Conversations of one to three turns: with a picture, with two, and as text alone."""
-    preparer = checkpoint.preparer(ImageOpener())
     made = []
     for i in range(7):
         shown = {0: 1, 1: 2, 4: 1}.get(i, 0)
@@ -93,8 +122,9 @@ def cut(rows: Sequence[Example], case: Case, ranks: int) -> Cut:
 
 
 def build(case: Case, dtype: str) -> tuple[TrainingModule, Checkpoint]:
-    checkpoint = load_checkpoint("minicpmv", "tiny", dtype=dtype, seed=3)
-    objective = LanguageModelling(LmOptions(case.normaliser, case.logit_positions))
+    checkpoint = load_checkpoint(case.plugin, "tiny", dtype=dtype, seed=3)
+    objective = case.objective()
+    objective.use_tokenizer(checkpoint.tokenizer)
     torch.manual_seed(7)  # LoRA draws its first weights
     lora = LoraSettings(enable=case.lora, r=4, dropout=case.dropout)
     choose_trained(checkpoint.model, checkpoint.family, objective, case.tune, lora)
@@ -111,26 +141,19 @@ def build(case: Case, dtype: str) -> tuple[TrainingModule, Checkpoint]:
 
 def micro_batches(checkpoint: Checkpoint, rows: Sequence[Example], own: list[list[int]]) -> list[Batch]:
     collate = checkpoint.collator()
-    return [collate([rows[i] for i in part] or [filler({})]) for part in own]
+    names = dict.fromkeys(rows[0].rows, 0)
+    return [collate([rows[i] for i in part] or [filler(names)]) for part in own]
 
 
 def reference(module: TrainingModule, checkpoint: Checkpoint, rows: Sequence[Example], parts: Cut, case: Case):
     """Loss and gradients of one graph: over the whole batch, or with dropout over the same micro-batches."""
-    collate = checkpoint.collator()
-    sums, counts = [], []
-    for rank, own in enumerate(parts if case.dropout else [[list(range(len(rows)))]]):
-        torch.manual_seed(100 + rank)
-        for part in own:
-            batch = collate([rows[i] for i in part] or [filler({})])
-            logits = module.model(batch, outputs=frozenset({"logits"})).logits.view(*batch.input_ids.shape, -1)
-            each = F.cross_entropy(logits[:, :-1].transpose(1, 2), batch.labels[:, 1:], reduction="none")
-            sums += list(each.sum(1))
-            counts += (batch.labels[:, 1:] != IGNORE_INDEX).sum(1).tolist()
-    if case.normaliser == "tokens":
-        loss = torch.stack(sums).sum() / sum(counts)
-    else:
-        means = [total / count for total, count in zip(sums, counts, strict=True) if count]
-        loss = torch.stack(means).mean()
+
+    def batches() -> Iterator[Batch]:
+        for rank, own in enumerate(parts if case.dropout else [[list(range(len(rows)))]]):
+            torch.manual_seed(100 + rank)
+            yield from micro_batches(checkpoint, rows, own)
+
+    loss = case.loss(module, batches())
     trained = {name: p for name, p in module.named_parameters() if p.requires_grad}
     gradients = torch.autograd.grad(loss, list(trained.values()), allow_unused=True, materialize_grads=True)
     return loss.detach(), dict(zip(trained, gradients, strict=True))
@@ -144,13 +167,14 @@ def step(
     torch.manual_seed(100 + rank)
     cache = GradientCache.of_module(module, inner.objective, accumulation)
     whole = inner.objective.normalisers(checkpoint.collator()(rows))  # as a plan knows it, for micro-batches to stream
-    return cache.step(iter(micro_batches(checkpoint, rows, parts[rank])), normalisers=whole).loss
+    made = micro_batches(checkpoint, rows, parts[rank])
+    return cache.step(made if inner.objective.is_coupled else iter(made), normalisers=whole).loss
 
 
 def exact(case: Case) -> float:
     """Relative error on one process, or under DDP, in float64."""
     module, checkpoint = build(case, "float64")
-    rows = examples(checkpoint)
+    rows = case.examples(checkpoint)
     ranks = dist.get_world_size() if dist.is_initialized() else 1
     parts = cut(rows, case, ranks)
     wrapped = torch.nn.parallel.DistributedDataParallel(module) if ranks > 1 else module
@@ -173,7 +197,7 @@ def zero(case: Case, stage: int) -> float:
         "gradient_clipping": 0.0,
     }
     module, checkpoint = build(case, "float32")
-    rows = examples(checkpoint)
+    rows = case.examples(checkpoint)
     parts = cut(rows, case, dist.get_world_size())
     _, wanted = reference(module, checkpoint, rows, parts, case)
     before = {name: p.detach().clone() for name, p in module.named_parameters()}

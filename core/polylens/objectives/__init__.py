@@ -13,6 +13,11 @@ if TYPE_CHECKING:
 OBJECTIVES = {
     "contrastive": ("polylens.objectives.contrastive", "Contrastive", "ContrastiveOptions"),
     "lm": ("polylens.objectives.lm", "LanguageModelling", "LmOptions"),
+    "multi_granularity": (
+        "polylens.objectives.multi_granularity",
+        "MultiGranularity",
+        "MultiGranularityOptions",
+    ),
 }
 
 __all__ = ["OBJECTIVES", "build"]

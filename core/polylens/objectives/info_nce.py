@@ -41,6 +41,7 @@ def sweep(
     row_gradients: Tensor,
     column_gradients: Tensor,
     tile_rows: int,
+    importance: Tensor | None = None,
 ) -> Sums:
     """Cross-entropy of ``scale * rows @ columns.T`` against ``target``, summed over the chosen rows.
 
@@ -55,6 +56,7 @@ def sweep(
         row_gradients: [n, D]; ``weight`` times the derivative of the loss with respect to ``rows`` is added to it.
         column_gradients: [m, D]; the same for ``columns``.
         tile_rows: rows of logits that exist at a time: memory is ``tile_rows * m``.
+        importance: [n], a factor of each row's cross-entropy; 1 by default.
     """
     sums = Sums(*(rows.new_zeros(()) for _ in range(3)))
     buffer = rows.new_empty(min(tile_rows, len(chosen)), len(columns))
@@ -64,6 +66,8 @@ def sweep(
         logits = torch.mm(tile, columns.T, out=buffer[: len(places)])
         logits[entries] = -torch.inf
         softmax = _softmax_minus_target(logits, target[places, None])
+        if importance is not None:
+            softmax.weigh(importance[places, None])
         sums.loss += softmax.loss.sum()
         sums.hits += softmax.hits.sum()
         mixed = (softmax.difference @ columns).mul_(softmax.factor)
@@ -88,6 +92,11 @@ class _Softmax:
     factor: Tensor
     loss: Tensor
     hits: Tensor
+
+    def weigh(self, importance: Tensor) -> None:
+        """Multiply each row's loss, and so its derivative, by a factor [t, 1]."""
+        self.factor = self.factor * importance
+        self.loss = self.loss * importance
 
 
 def _softmax_minus_target(logits: Tensor, target: Tensor) -> _Softmax:
