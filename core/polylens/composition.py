@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-__all__ = ["Borrowed", "Composition", "PartFiles"]
+__all__ = ["Borrowed", "Composition", "Export", "PartFiles"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,3 +59,22 @@ class Borrowed:
     prefixes: tuple[str, ...] = ()
     files: tuple[str, ...] = ()
     described: Callable[[PartFiles], dict[str, Any]] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Export:
+    """How a model becomes one of another family of the same plugin.
+
+    Attributes:
+        renames: regular expressions over names of weights in the model -> names in the other one.
+        config: makes the other ``config.json``, given this one and the number of tokens. It raises ``InputError``
+            where the other family has no such model.
+        finish: writes what else the other layout has into the new folder, given it, the tokenizer and the new
+            ``config.json``.
+        cuts: whether rows that the other model has not are left out.
+    """
+
+    renames: Mapping[str, str]
+    config: Callable[[Mapping[str, Any], int], dict[str, Any]]
+    finish: Callable[[Path, Any, Mapping[str, Any]], None]
+    cuts: bool = False

@@ -16,6 +16,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--vision", required=True, help="folder or hub id of a vision tower")
     parser.add_argument("--second-vision", help="folder or hub id of the second tower of a mixture of features")
     parser.add_argument("--connector", required=True, help="name of the connector, such as mlp2x_gelu")
+    parser.add_argument(
+        "--connector-weights", type=Path, help="file of a connector trained before, such as mm_projector.bin"
+    )
     parser.add_argument("--output-dir", type=Path, required=True, help="the new folder")
     parser.add_argument("--seed", type=int, default=0, help="of the connector's weights")
     parser.add_argument(
@@ -28,5 +31,14 @@ def run(args: argparse.Namespace) -> int:
 
     given = {"llm": args.llm, "vision": args.vision, "second_vision": args.second_vision}
     parts = {name: source for name, source in given.items() if source}
-    print(compose(args.model_plugin, parts, args.connector, args.output_dir, seed=args.seed, dtype=args.dtype))
+    made = compose(
+        args.model_plugin,
+        parts,
+        args.connector,
+        args.output_dir,
+        seed=args.seed,
+        dtype=args.dtype,
+        connector_weights=args.connector_weights,
+    )
+    print(made)
     return 0

@@ -9,6 +9,7 @@ from torch import Tensor
 from transformers.core_model_loading import WeightRenaming, apply_renamings
 
 from polylens.composition import Borrowed
+from polylens.contracts import ModelFamily
 from polylens.engine.sources import ModelSource, find_lender
 from polylens.engine.tensor_files import PartFile, part_files
 
@@ -16,8 +17,8 @@ _PREFIX = "base_model.model."
 """Of names in files that were written while an adapter was on the model."""
 
 
-def lent_weights(found: ModelSource, missing: Set[str]) -> Iterator[tuple[str, Tensor]]:
-    """Weights that the checkpoint lacks, by their names in the model, one at a time.
+def lent_files(found: ModelSource, missing: Set[str]) -> list[PartFile]:
+    """Files of weights that the checkpoint lacks, under their names in the model.
 
     Args:
         missing: names of weights in the model.
@@ -25,21 +26,31 @@ def lent_weights(found: ModelSource, missing: Set[str]) -> Iterator[tuple[str, T
     Raises:
         InputError: a model that should hold them is not found, or cannot be read.
     """
+    files = []
     for name, part in found.borrowed.items():
         paths = found.family.components[name]
         wanted = {key for key in missing if any(key.startswith(f"{path}.") for path in paths)}
-        if not wanted:
-            continue
-        for file in _own_files(found, part, wanted) or _files_of_lender(found, name, part, wanted):
-            with file.reading() as read:
-                yield from ((key, read(key)) for key in file.entries)
+        if wanted:
+            files += _own_files(found, part, wanted) or _files_of_lender(found, name, part, wanted)
+    return files
+
+
+def lent_weights(found: ModelSource, missing: Set[str]) -> Iterator[tuple[str, Tensor]]:
+    """The same weights, one at a time."""
+    for file in lent_files(found, missing):
+        with file.reading() as read:
+            yield from ((key, read(key)) for key in file.entries)
+
+
+def name_in_model(family: ModelFamily, key: str) -> str:
+    """The name in the model of a weight that older programs named as one of the family's layouts does."""
+    renames = [WeightRenaming(*pair) for layout in family.layouts for pair in layout.renames.items()]
+    return apply_renamings(key.removeprefix(_PREFIX), renames)
 
 
 def _own_files(found: ModelSource, part: Borrowed, wanted: Set[str]) -> list[PartFile]:
-    renames = [WeightRenaming(*pair) for layout in found.family.layouts for pair in layout.renames.items()]
-
     def whole(key: str) -> str | None:
-        name = apply_renamings(key.removeprefix(_PREFIX), renames)
+        name = name_in_model(found.family, key)
         return name if name in wanted else None
 
     paths = [found.folder / name for name in part.files]

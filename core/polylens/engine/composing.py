@@ -17,12 +17,13 @@ from polylens.composition import Composition, PartFiles
 from polylens.config.card import ModelCard
 from polylens.config.json_text import read_json_object
 from polylens.contracts import ModelFamily
+from polylens.engine.borrowing import name_in_model
 from polylens.engine.failures import explained
 from polylens.engine.frontend import load_frontend
 from polylens.engine.merge.folder import new_folder
 from polylens.engine.saving import copy_small_files
 from polylens.engine.sources import PROCESSOR, ModelSource, find_folder
-from polylens.engine.tensor_files import part_files
+from polylens.engine.tensor_files import PartFile, part_files
 from polylens.engine.trainable import component_of
 from polylens.engine.weights import named_dtype, outline_of, write_first_layout
 from polylens.errors import InputError
@@ -49,7 +50,14 @@ class Composed:
 
 
 def compose(
-    plugin: str, parts: Mapping[str, str], connector: str, output: str | Path, *, seed: int = 0, dtype: str = "auto"
+    plugin: str,
+    parts: Mapping[str, str],
+    connector: str,
+    output: str | Path,
+    *,
+    seed: int = 0,
+    dtype: str = "auto",
+    connector_weights: str | Path | None = None,
 ) -> Composed:
     """Write a model folder in the first layout of the plugin's family, with the tokenizer of the language model.
 
@@ -59,6 +67,7 @@ def compose(
         connector: its name, as the family knows it.
         seed: of the connector's weights.
         dtype: of the weights; ``auto`` is that of the language model.
+        connector_weights: file of a connector that was trained before, such as the original's ``mm_projector.bin``.
 
     Raises:
         InputError: the plugin composes no models; a part is missing, lacks weights or does not fit; ``output`` exists.
@@ -75,13 +84,19 @@ def compose(
     state = {}
     for name, (folder, _) in folders.items():
         state |= _weights(name, folder, how.parts[name], outline)
+    if connector_weights is not None:
+        state |= _connector(Path(connector_weights), family, outline)
     with explained("then compose again"), new_folder(Path(output)) as partial:
         model = _model(outline, found, state, seed, named_dtype(dtype, llm_config))
         copy_small_files(llm, partial)
         model.save_pretrained(partial)
         options = dataclasses.asdict(front.options)
         ModelCard(plugin=plugin, family=family.name, options=options, **family.defaults).save(partial)
-    new = sum(weight.numel() for name, weight in model.named_parameters() if component_of(name, family) == CONNECTOR)
+    new = sum(
+        weight.numel()
+        for name, weight in model.named_parameters()
+        if component_of(name, family) == CONNECTOR and name not in state
+    )
     return Composed(Path(output), sum(weight.numel() for weight in model.parameters()), new)
 
 
@@ -121,6 +136,27 @@ def _weights(part: str, folder: Path, prefixes: tuple[str, ...], outline: PreTra
     if not state:
         raise InputError(f"{folder}: none of its weights has the name of one of a {part} in this model")
     return state
+
+
+def _connector(path: Path, family: ModelFamily, outline: PreTrainedModel) -> dict[str, Tensor]:
+    """All weights of the connector, by their names in the model.
+
+    Raises:
+        InputError: the file cannot be read, or holds another connector.
+    """
+    if not path.is_file():
+        raise InputError(f"{path}: there is no such file of a connector")
+    wanted = {name for name, _ in outline.named_parameters() if component_of(name, family) == CONNECTOR}
+
+    def whole(key: str) -> str | None:
+        name = name_in_model(family, key)
+        return name if name in wanted else None
+
+    file = PartFile(path, whole)
+    if missing := sorted(wanted - file.entries.keys()):
+        raise InputError(f"{path} is no file of this connector: it lacks {missing[0]}")
+    with file.reading() as read:
+        return {name: read(name) for name in file.entries}
 
 
 def _model(

@@ -65,8 +65,8 @@ class OriginalConfig(PartsConfig):
     def vision_feature_select_strategy(self) -> str:  # type: ignore[override]
         return self.mm_vision_select_feature
 
-    def text(self) -> PreTrainedConfig:
-        """Configuration of the language model, which lies flat in the file.
+    def text_values(self) -> dict[str, Any]:
+        """What the file says of its language model, but for its ``model_type``.
 
         Raises:
             InputError: the file asks for something that is not here.
@@ -75,11 +75,16 @@ class OriginalConfig(PartsConfig):
         for key, what in _REFUSED.items():
             if said.get(key):
                 raise InputError(f"config.json: /{key} is {said[key]!r}: {what}, which this family does not have")
-        own = {key: value for key, value in said.items() if not key.startswith("mm_") and key not in _NOT_OF_TEXT}
-        return sub_config({**own, "model_type": LANGUAGE_MODELS[said["model_type"]]}, self._attn_implementation)
+        hidden = (*_NOT_OF_TEXT, "model_type")
+        return {key: value for key, value in said.items() if not key.startswith("mm_") and key not in hidden}
 
-    def vision(self) -> PreTrainedConfig:
-        """Configuration of the vision tower.
+    def text(self) -> PreTrainedConfig:
+        """Configuration of the language model, which lies flat in the file."""
+        kind = LANGUAGE_MODELS[self.to_dict()["model_type"]]
+        return sub_config({**self.text_values(), "model_type": kind}, self._attn_implementation)
+
+    def vision_values(self) -> dict[str, Any]:
+        """What is known of the vision tower.
 
         Raises:
             InputError: nothing says what it is, or it is no CLIP.
@@ -93,7 +98,11 @@ class OriginalConfig(PartsConfig):
         kind = values.get("model_type", "clip_vision_model")
         if kind != "clip_vision_model":
             raise InputError(f"config.json: the vision tower is of type {kind!r}; it may be clip_vision_model")
-        return sub_config({**values, "model_type": kind}, self._attn_implementation)
+        return {**values, "model_type": kind}
+
+    def vision(self) -> PreTrainedConfig:
+        """Configuration of the vision tower."""
+        return sub_config(self.vision_values(), self._attn_implementation)
 
 
 class TransformersConfig(TransformersPartsConfig):

@@ -8,6 +8,7 @@ from polylens.composition import Composition
 from polylens.contracts import ALL_LINEAR, CheckpointLayout, ModelFamily
 from polylens.modeling.layouts import TRANSFORMERS_RENAMES
 from polylens_llava_remgcl.composition import CONNECTORS, PARTS, borrowed_parts, compose_config
+from polylens_llava_remgcl.exports import TO_ORIGINAL, TO_TRANSFORMERS
 from polylens_llava_remgcl.options import LlavaOptions
 from polylens_llava_remgcl.recognition import is_original, is_transformers
 
@@ -47,6 +48,7 @@ LLAVA = ModelFamily(
     beside_adapter=("non_lora_trainables.bin",),
     composition=Composition(PARTS, CONNECTORS, compose_config),
     borrows=borrowed_parts,
+    exports={"llava-hf": TO_TRANSFORMERS},
 )
 
 LLAVA_HF = ModelFamily(
@@ -61,6 +63,7 @@ LLAVA_HF = ModelFamily(
         CheckpointLayout("transformers", "names of transformers' modules", TRANSFORMERS_RENAMES),
     ),
     options=LlavaOptions,
+    exports={"llava": TO_ORIGINAL},
 )
 
 FAMILIES = (LLAVA, LLAVA_HF)

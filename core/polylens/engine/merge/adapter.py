@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,7 +16,7 @@ from polylens import plugins
 from polylens.config.card import ModelCard
 from polylens.engine.adapters import Adapter, read_adapter
 from polylens.engine.failures import explained
-from polylens.engine.loading import load_checkpoint, plugin_of
+from polylens.engine.loading import plugin_of
 from polylens.engine.merge.folder import (
     Merged,
     Shard,
@@ -27,10 +28,10 @@ from polylens.engine.merge.folder import (
 )
 from polylens.engine.merge.low_rank import LowRankLayers
 from polylens.engine.merge.names import DiskNames
-from polylens.engine.saving import OBJECTIVE_FILE, PARTIAL, save_model_folder
+from polylens.engine.saving import OBJECTIVE_FILE, PARTIAL, copy_small_files
 from polylens.engine.sources import ModelSource, find_model
 from polylens.engine.tensor_files import Entry, Read, TensorFile, weight_files
-from polylens.engine.weights import outline_of, weight_shapes
+from polylens.engine.weights import load_model, outline_of, weight_shapes
 from polylens.errors import InputError
 
 
@@ -68,7 +69,7 @@ def merge_adapter(
     adapter = read_adapter(found.adapter, found.family, weight_shapes(outline))
     names = DiskNames(outline, found.family)
     again = explained("then merge again")
-    with again, new_folder(target) as partial, _base(found, plugin, partial) as weights:
+    with again, new_folder(target) as partial, _base(hooks, found, partial) as weights:
         plan = Plan(names, adapter, LowRankLayers(outline, adapter))
         shards = plan.shards(weight_files(weights, found.parts), wanted)
         count = write_shards(partial, shards)
@@ -81,16 +82,18 @@ def merge_adapter(
 
 
 @contextmanager
-def _base(found: ModelSource, plugin: str, partial: Path) -> Iterator[Path]:
-    """A folder with the weights of the base; those of a preset are drawn for it."""
-    if not found.is_preset:
+def _base(hooks: Any, found: ModelSource, partial: Path) -> Iterator[Path]:
+    """A folder with the weights of the base; one is made for a preset, and for a base that lies in several places."""
+    if not found.is_preset and found.weights is None:
         yield found.folder
         return
     folder = partial / f".base{PARTIAL}"
     try:
+        folder.mkdir()
         seed = found.card.base_seed if found.card is not None and found.card.base_seed is not None else 0
-        checkpoint = load_checkpoint(plugin, str(found.base), seed=seed)
-        save_model_folder(checkpoint, folder, checkpoint.card)
+        model = load_model(hooks, found, "auto", "sdpa", seed)
+        copy_small_files(found.folder, folder)
+        model.save_pretrained(folder)
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,219 @@
+"""Checkpoints as they are published: without a tower, as a projector, an adapter or a difference."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import polylens
+from polylens import cli
+from polylens.engine.composing import compose
+from polylens.engine.loading import load_checkpoint
+from polylens.engine.merge import merge_delta
+from polylens.engine.saving import save_model_folder
+from polylens.errors import InputError
+
+TOWER = "model.vision_tower."
+PROJECTOR = "model.mm_projector."
+ADAPTED = "model.layers.{}.self_attn.{}_proj"
+RANK = 4
+
+
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory) -> Path:
+    """Three folders that hang together: ``llava`` (all of a model), ``clip`` (its tower) and ``llm``."""
+    root = tmp_path_factory.mktemp("parts")
+    made = load_checkpoint("llava_remgcl", "tiny", seed=3)
+    save_model_folder(made, root / "llava", made.card)
+    weights, config = load_file(root / "llava" / "model.safetensors"), made.model.config.to_dict()
+    vision = {"architectures": ["CLIPVisionModel"], **config.pop("vision_config")}
+    text = {name: value for name, value in config.items() if not name.startswith("mm_")}
+    write(root / "llm", {**text, "model_type": "llama"}, {n: w for n, w in weights.items() if own(n)})
+    tower = {n.removeprefix("model.vision_tower.vision_tower."): w for n, w in weights.items() if n.startswith(TOWER)}
+    write(root / "clip", vision, tower)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copyfile(root / "llava" / name, root / "llm" / name)
+    return root
+
+
+def own(name: str) -> bool:
+    return not name.startswith((TOWER, PROJECTOR))
+
+
+def write(folder: Path, config: dict, weights: dict[str, torch.Tensor]) -> None:
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps(config))
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def released(parts: Path, folder: Path, tower: str, keep=lambda name: not name.startswith(TOWER)) -> Path:
+    """The model as it is published: its file names a tower, and holds neither its sizes nor its weights."""
+    shutil.copytree(parts / "llava", folder)
+    (folder / "polylens.json").unlink()
+    config = json.loads((folder / "config.json").read_text())
+    config.pop("vision_config")
+    config |= {"mm_vision_tower": tower, "_name_or_path": str(parts / "llm")}
+    (folder / "config.json").write_text(json.dumps(config))
+    weights = {n: w for n, w in load_file(folder / "model.safetensors").items() if keep(n)}
+    (folder / "model.safetensors").unlink()
+    if weights:
+        save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
+def state(source: str | Path, **options) -> dict[str, torch.Tensor]:
+    return load_checkpoint("llava_remgcl", str(source), **options).model.state_dict()
+
+
+def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_a_tower_is_found_where_the_file_says_beside_the_model_or_by_an_option(parts, tmp_path):
+    expected = state(parts / "llava")
+    assert same(state(released(parts, tmp_path / "a", str(parts / "clip"))), expected)
+    shutil.copytree(parts / "clip", tmp_path / "beside" / "clip")
+    assert same(state(released(parts, tmp_path / "beside" / "model", "openai/clip")), expected)
+    lost = released(parts, tmp_path / "lost", "nobody/no-such-tower")
+    assert same(state(lost, options={"vision_tower": str(parts / "clip")}), expected)
+    with pytest.raises(InputError, match=r"its vision is that of 'nobody/no-such-tower', .* --vision-tower"):
+        state(lost)
+
+
+def test_weights_of_the_checkpoint_are_preferred_to_those_of_the_tower(parts, tmp_path):
+    """The original loads the published tower over what was trained."""
+    folder = released(parts, tmp_path / "trained", str(tmp_path / "clip"), keep=lambda name: True)
+    config = json.loads((parts / "clip" / "config.json").read_text())
+    weights = load_file(parts / "clip" / "model.safetensors")
+    write(tmp_path / "clip", config, {name: weight + 1 for name, weight in weights.items()})
+    assert same(state(folder), state(parts / "llava"))
+
+
+def test_what_is_saved_is_complete(parts, tmp_path):
+    found = load_checkpoint("llava_remgcl", str(released(parts, tmp_path / "a", str(parts / "clip"))))
+    save_model_folder(found, tmp_path / "saved", found.card)
+    assert "vision_config" in json.loads((tmp_path / "saved" / "config.json").read_text())
+    assert same(state(tmp_path / "saved"), state(parts / "llava"))
+
+
+def projector_of(parts: Path, prefix: str = "") -> dict[str, torch.Tensor]:
+    weights = load_file(parts / "llava" / "model.safetensors")
+    return {prefix + name: weight for name, weight in weights.items() if name.startswith(PROJECTOR)}
+
+
+@pytest.fixture
+def projector(parts, tmp_path) -> Path:
+    """What the first stage leaves: ``config.json`` and ``mm_projector.bin``."""
+    folder = released(parts, tmp_path / "projector", str(parts / "clip"), keep=lambda name: False)
+    torch.save(projector_of(parts), folder / "mm_projector.bin")
+    return folder
+
+
+def test_a_folder_of_a_projector_is_a_model_over_its_language_model(parts, projector, tmp_path):
+    assert same(state(projector), state(parts / "llava"))
+    config = json.loads((projector / "config.json").read_text())
+    (projector / "config.json").write_text(json.dumps({**config, "_name_or_path": "gone/vicuna"}))
+    assert same(state(projector, base=str(parts / "llm")), state(parts / "llava"))
+    with pytest.raises(InputError, match=r"language model 'gone/vicuna' cannot be found.*--base"):
+        state(projector)
+    (projector / "mm_projector.bin").unlink()
+    with pytest.raises(InputError, match="takes no base"):
+        state(projector, base=str(parts / "llm"))
+
+
+@pytest.fixture
+def adapter(parts, tmp_path) -> Path:
+    """What the original leaves of training an adapter over the language model."""
+    folder = released(parts, tmp_path / "adapter", str(parts / "clip"), keep=lambda name: False)
+    names = [ADAPTED.format(layer, part) for layer in range(2) for part in "qv"]
+    said = {"peft_type": "LORA", "r": RANK, "lora_alpha": 8, "lora_dropout": 0.0, "bias": "none"}
+    said |= {"target_modules": ["q_proj", "v_proj"], "base_model_name_or_path": str(parts / "llm")}
+    (folder / "adapter_config.json").write_text(json.dumps({**said, "task_type": "CAUSAL_LM"}))
+    torch.manual_seed(1)
+    low = {f"base_model.model.{name}.lora_A.weight": torch.randn(RANK, 64) for name in names}
+    low |= {f"base_model.model.{name}.lora_B.weight": torch.randn(64, RANK) for name in names}
+    torch.save(low, folder / "adapter_model.bin")
+    torch.save(projector_of(parts, "base_model.model."), folder / "non_lora_trainables.bin")
+    return folder
+
+
+def expected_of(parts: Path, adapter: Path) -> dict[str, torch.Tensor]:
+    low, whole = torch.load(adapter / "adapter_model.bin", weights_only=True), state(parts / "llava")
+    for name in {key.partition(".lora_")[0] for key in low}:
+        inside = name.replace("base_model.model.model", "language_model.model") + ".weight"
+        whole[inside] = whole[inside] + 2 * low[f"{name}.lora_B.weight"] @ low[f"{name}.lora_A.weight"]
+    return whole
+
+
+def test_an_adapter_of_the_original_loads_and_merges(parts, adapter, tmp_path):
+    found = load_checkpoint("llava_remgcl", str(adapter))
+    assert torch.equal(found.model.mm_projector[0].weight, projector_of(parts)[f"{PROJECTOR}0.weight"])
+    adapted = {name for name, _ in found.model.named_modules() if name.endswith(".lora_A.default")}
+    assert len(adapted) == 4
+    assert all(name.startswith("language_model.") for name in adapted)  # and none in the tower, whose names agree
+    polylens.merge(adapter, tmp_path / "merged", plugin="llava_remgcl")
+    merged, expected = state(tmp_path / "merged"), expected_of(parts, adapter)
+    assert merged.keys() == expected.keys()
+    for name, value in expected.items():
+        torch.testing.assert_close(merged[name], value, rtol=1e-5, atol=1e-5)
+
+
+def test_its_base_may_lie_elsewhere_and_be_a_whole_model(parts, adapter, tmp_path):
+    said = json.loads((adapter / "adapter_config.json").read_text())
+    (adapter / "adapter_config.json").write_text(json.dumps({**said, "base_model_name_or_path": "gone/vicuna"}))
+    with pytest.raises(InputError, match=r"'gone/vicuna' cannot be found.*--base"):
+        state(adapter)
+    over_llm, over_llava = (state(adapter, base=str(parts / name)) for name in ("llm", "llava"))
+    assert same(over_llm, over_llava)
+
+
+def test_a_difference_is_added_to_its_base(parts, tmp_path):
+    """Its vocabulary has rows that the base does not have; its projector is whole."""
+    weights, rows = load_file(parts / "llava" / "model.safetensors"), 600
+    base = {name: torch.randn_like(w) for name, w in weights.items() if own(name)}
+    base |= {name: base[name][:rows].clone() for name in ("model.embed_tokens.weight", "lm_head.weight")}
+    text = json.loads((parts / "llm" / "config.json").read_text())
+    write(tmp_path / "base", {**text, "vocab_size": rows}, base)
+    delta = {name: w.clone() for name, w in weights.items()}
+    for name, weight in base.items():
+        delta[name][: len(weight)] -= weight
+    released(parts, tmp_path / "delta", str(parts / "clip"))
+    save_file(delta, tmp_path / "delta" / "model.safetensors", metadata={"format": "pt"})
+    argv = ["merge", "--delta", tmp_path / "delta", "--base", tmp_path / "base", "--model-plugin", "llava_remgcl"]
+    assert cli.main([str(word) for word in [*argv, "--output-dir", tmp_path / "sum"]]) == 0
+    for name, weight in load_file(tmp_path / "sum" / "model.safetensors").items():
+        torch.testing.assert_close(weight, weights[name], rtol=1e-5, atol=1e-5)
+    assert load_checkpoint("llava_remgcl", str(tmp_path / "sum")).model.config.vocab_size == 640
+    write(tmp_path / "wider", text, {"model.embed_tokens.weight": torch.zeros(700, 64)})
+    with pytest.raises(InputError, match=r"no difference from .*: model.embed_tokens.weight is \[640, 64\] and"):
+        merge_delta(tmp_path / "delta", str(tmp_path / "wider"), tmp_path / "x", plugin="llava_remgcl")
+
+
+@pytest.mark.parametrize("connector", ["linear", "mlp2x_gelu"])
+def test_a_new_model_of_parts(parts, tmp_path, connector):
+    given = {"llm": str(parts / "llm"), "vision": str(parts / "clip")}
+    compose("llava_remgcl", given, connector, tmp_path / "new", seed=5)
+    made, expected = state(tmp_path / "new"), state(parts / "llava")
+    assert all(torch.equal(made[name], value) for name, value in expected.items() if "mm_projector" not in name)
+    config = json.loads((tmp_path / "new" / "config.json").read_text())
+    assert (config["model_type"], config["mm_projector_type"], config["mm_hidden_size"]) == (
+        "llava_llama",
+        connector,
+        48,
+    )
+
+
+def test_a_new_model_with_a_connector_that_was_trained_before(parts, projector, tmp_path, capsys):
+    argv = ["compose", "--model-plugin", "llava_remgcl", "--llm", parts / "llm", "--vision", parts / "clip"]
+    argv += ["--connector", "mlp2x_gelu", "--connector-weights", projector / "mm_projector.bin"]
+    assert cli.main([str(word) for word in [*argv, "--output-dir", tmp_path / "new"]]) == 0
+    assert " 0 of them new" in capsys.readouterr().out
+    assert same(state(tmp_path / "new"), state(parts / "llava"))
+    given = {"llm": str(parts / "llm"), "vision": str(parts / "clip")}
+    with pytest.raises(InputError, match=r"no file of this connector: it lacks mm_projector\.bias"):
+        compose("llava_remgcl", given, "linear", tmp_path / "x", connector_weights=projector / "mm_projector.bin")
