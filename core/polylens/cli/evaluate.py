@@ -1,4 +1,4 @@
-"""``polylens evaluate``: a run, or vectors, against relevance judgements; answers against references."""
+"""``polylens evaluate``: a run, or vectors, against relevance judgements; answers against references; benchmarks."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from polylens.cli.search import add_search_arguments, search_options
-from polylens.generation.evaluation import DEFAULTS
+from polylens.generation.evaluation import ALL_MEASURES, DEFAULTS
+from polylens.generation.scoring.quirks import QUIRKS
 from polylens.retrieval.metrics import MEASURES
 
 if TYPE_CHECKING:
+    from polylens.generation.benchmark_scores import BenchmarkScores
     from polylens.generation.evaluation import TextEvaluation
     from polylens.retrieval.metrics import Evaluation
 
@@ -21,6 +23,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_retrieval(tasks.add_parser("retrieval", help="nDCG, MRR, recall, MAP of a run or of vectors"))
     _add_answers(tasks.add_parser("ocr", help="CER, WER, edit distance of answers"), "ocr")
     _add_answers(tasks.add_parser("vqa", help="ANLS, exact match, word match of answers"), "vqa")
+    _add_benchmark(tasks.add_parser("textvqa", help="soft accuracy over ten answers, as LLaVA and M4C"), "textvqa")
+    _add_benchmark(tasks.add_parser("mmocr", help="word match of the data sets of MultimodalOCR"), "mmocr")
+    _add_benchmark(tasks.add_parser("ocrbench", help="OCRBench, and the VQA metric of OCRBench v2"), "ocrbench")
 
 
 def _add_retrieval(parser: argparse.ArgumentParser) -> None:
@@ -46,8 +51,15 @@ def _add_answers(parser: argparse.ArgumentParser, task: str) -> None:
         "of white space never count."
     )
     parser.add_argument("--answers", type=Path, required=True, help="file of answers, as polylens predict writes it")
+    _add_format(parser)
     parser.add_argument("--references", type=Path, help="file of references by id, instead of those of the answers")
-    parser.add_argument("--measures", nargs="+", default=measures, metavar="M", help=f"default: {' '.join(measures)}")
+    parser.add_argument(
+        "--measures",
+        nargs="+",
+        default=measures,
+        metavar="M",
+        help=f"{', '.join(ALL_MEASURES)} (default: {' '.join(measures)})",
+    )
     parser.add_argument(
         "--case",
         choices=("keep", "ignore"),
@@ -55,12 +67,100 @@ def _add_answers(parser: argparse.ArgumentParser, task: str) -> None:
         help="default: %(default)s",
     )
     parser.add_argument("--punctuation", choices=("keep", "ignore"), default="keep", help="default: %(default)s")
+    _add_compat(parser)
     parser.add_argument("--output", type=Path, help="write scores and counts as JSON")
     parser.add_argument("--per-answer", type=Path, metavar="FILE", help="write values of each answer, tab-separated")
 
 
+_BENCHMARKS = {
+    "textvqa": "Measure answers to TextVQA by soft accuracy: three of ten annotators who agree make an answer right.",
+    "mmocr": "Measure answers to the data sets of MultimodalOCR: whether they hold a reference. The name of a file "
+    "says which data set it answers, as in textVQA.json.",
+    "ocrbench": "Measure answers to OCRBench by data set and part; of OCRBench v2 those that its VQA metric scores.",
+}
+
+
+def _add_benchmark(parser: argparse.ArgumentParser, task: str) -> None:
+    parser.description = _BENCHMARKS[task]
+    parser.add_argument("--answers", nargs="+", type=Path, required=True, help="files of answers")
+    if task == "textvqa":
+        parser.add_argument("--annotations", type=Path, help="TextVQA_0.5.1_val.json, for answers in LLaVA's format")
+    if task == "mmocr":
+        parser.add_argument("--data-set", help="data set of the file, if its name does not say so")
+        parser.add_argument("--result", type=Path, help="write accuracies by data set, as MultimodalOCR does")
+    if task != "ocrbench":
+        _add_format(parser)
+    _add_compat(parser)
+    parser.add_argument("--output", type=Path, help="write scores and counts as JSON")
+    parser.add_argument("--per-answer", type=Path, metavar="FILE", help="write the value of each answer")
+
+
+def _add_format(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--format",
+        help="format of the answers: polylens, llava, mmocr or ocrbench (default: recognised by its fields)",
+    )
+
+
+def _add_compat(parser: argparse.ArgumentParser) -> None:
+    quirks = "; ".join(f"{name} ({what})" for name, what in QUIRKS.items())
+    parser.add_argument(
+        "--compat",
+        nargs="*",
+        metavar="QUIRK",
+        help=f"repeat the mistakes of the original programs, all or some: {quirks}".replace("%", "%%"),
+    )
+
+
 def run(args: argparse.Namespace) -> int:
+    if args.task in _BENCHMARKS:
+        return _run_benchmark(args)
     return _run_retrieval(args) if args.task == "retrieval" else _run_answers(args)
+
+
+def _run_benchmark(args: argparse.Namespace) -> int:
+    result = _benchmark_scores(args)
+    annotations = getattr(args, "annotations", None)
+    named = {"annotations_file": str(annotations)} if annotations else {}
+    if args.output:
+        result.save(args.output, task=args.task, answers_files=[str(path) for path in args.answers], **named)
+    if args.per_answer:
+        result.save_per_answer(args.per_answer)
+    if getattr(args, "result", None):
+        result.save_result(args.result)
+    _print_benchmark(result)
+    return 0
+
+
+def _benchmark_scores(args: argparse.Namespace) -> BenchmarkScores:
+    if args.task == "ocrbench":
+        from polylens.generation.ocrbench_evaluation import evaluate_ocrbench
+
+        return evaluate_ocrbench(args.answers, compat=args.compat)
+    from polylens.generation.mmocr_evaluation import evaluate_mmocr, evaluate_textvqa
+
+    if args.task == "mmocr":
+        return evaluate_mmocr(args.answers, data_set=args.data_set, format=args.format, compat=args.compat)
+    return evaluate_textvqa(args.answers, args.annotations, format=args.format, compat=args.compat)
+
+
+def _print_benchmark(result: BenchmarkScores) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    table = Table("data set or task", "answers", "score")
+    for name, group in result.scores.items():
+        table.add_row(name, str(group.answers), f"{group.score:.4f}")
+    console.print(table)
+    if result.totals:
+        table = Table("part", "total")
+        for name, value in result.totals.items():
+            table.add_row(name, f"{value:g}" if value.is_integer() else f"{value:.4f}")
+        console.print(table)
+    for task, count in result.not_measured.items():
+        console.print(f"answers to {task!r}, which needs other measures: {count}", highlight=False)
+    console.print(f"{len(result.per_answer)} answers measured", highlight=False)
 
 
 def _run_answers(args: argparse.Namespace) -> int:
@@ -69,7 +169,8 @@ def _run_answers(args: argparse.Namespace) -> int:
     from polylens.generation.text_scores import Normalisation
 
     normalisation = Normalisation(args.case == "ignore", args.punctuation == "ignore")
-    result = evaluate_answers(read_answers(args.answers, args.references), args.measures, normalisation)
+    answers = read_answers(args.answers, args.references, args.format)
+    result = evaluate_answers(answers, args.measures, normalisation, args.compat)
     if args.output:
         named = {"references_file": str(args.references)} if args.references else {}
         result.save(args.output, task=args.task, answers_file=str(args.answers), **named)

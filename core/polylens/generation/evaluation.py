@@ -11,6 +11,8 @@ from typing import Any
 from polylens.errors import InputError, closest
 from polylens.files import write_text
 from polylens.generation.answers import AnsweredQuestion
+from polylens.generation.scoring.measures import BENCHMARK_MEASURES, quirks_of, score_at
+from polylens.generation.scoring.quirks import QUIRKS, Compat, chosen_quirks
 from polylens.generation.text_scores import (
     MEASURES,
     PER_ANSWER,
@@ -19,6 +21,8 @@ from polylens.generation.text_scores import (
     character_error_rate,
     word_error_rate,
 )
+
+ALL_MEASURES = (*MEASURES, *BENCHMARK_MEASURES)
 
 DEFAULTS = {
     "ocr": ("cer", "wer", "edit_distance", "exact_match", "word_match"),
@@ -39,6 +43,7 @@ class TextEvaluation:
         unfinished: answers that the limit of their length cut off.
         errors: ``cer`` and ``wer`` in numbers.
         normalisation: what did not count.
+        compat: quirks that were reproduced.
         per_answer: the measures that have a value for each answer, by id, in the order of the file.
     """
 
@@ -49,6 +54,7 @@ class TextEvaluation:
     unfinished: int
     errors: dict[str, ErrorRate]
     normalisation: Normalisation
+    compat: tuple[str, ...]
     per_answer: list[tuple[str, dict[str, float]]]
 
     def save(self, path: Path, **named: str) -> None:
@@ -66,24 +72,33 @@ class TextEvaluation:
 
 
 def evaluate_answers(
-    answers: Sequence[AnsweredQuestion], measures: Sequence[str], normalisation: Normalisation
+    answers: Sequence[AnsweredQuestion],
+    measures: Sequence[str],
+    normalisation: Normalisation,
+    compat: Sequence[str] | None = None,
 ) -> TextEvaluation:
     """Measure answers against their references.
 
+    Args:
+        normalisation: of texts, but for measures of benchmarks, which have their own.
+        compat: quirks of these to be reproduced; see ``chosen_quirks``.
+
     Raises:
-        InputError: an unknown measure, or no answer has a reference.
+        InputError: an unknown measure, no answer has a reference, or a measure refuses one.
     """
     for name in measures:
-        if name not in MEASURES:
-            raise InputError(f"no measure {name!r}{closest(name, MEASURES)}; there are: {', '.join(MEASURES)}")
+        if name not in ALL_MEASURES:
+            raise InputError(f"no measure {name!r}{closest(name, ALL_MEASURES)}; there are: {', '.join(ALL_MEASURES)}")
     measured = [answer for answer in answers if answer.references]
     if not measured:
         raise InputError("no answer has a reference, so there is nothing to measure against: give --references FILE")
+    quirks = chosen_quirks(compat, quirks_of(name for name in measures if name in BENCHMARK_MEASURES))
     said = [normalisation(answer.answer) for answer in measured]
     wanted = [[normalisation(reference) for reference in answer.references] for answer in measured]
     rates = {"cer": character_error_rate, "wer": word_error_rate}
     errors = {name: rates[name](said, wanted) for name in measures if name in rates}
     each = {name: [*map(PER_ANSWER[name], said, wanted)] for name in measures if name in PER_ANSWER}
+    each |= {name: _benchmark(name, measured, quirks) for name in measures if name in BENCHMARK_MEASURES}
     means = {name: sum(values) / len(values) for name, values in each.items()}
     return TextEvaluation(
         {name: errors[name].rate if name in errors else means[name] for name in measures},
@@ -93,5 +108,10 @@ def evaluate_answers(
         sum(answer.finished is False for answer in answers),
         errors,
         normalisation,
+        tuple(name for name in QUIRKS if name in quirks),
         [(answer.id, {name: each[name][n] for name in each}) for n, answer in enumerate(measured)],
     )
+
+
+def _benchmark(name: str, answers: Sequence[AnsweredQuestion], quirks: Compat) -> list[float]:
+    return [score_at(answer.where, name, answer.answer, answer.references, quirks) for answer in answers]

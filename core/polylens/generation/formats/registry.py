@@ -37,17 +37,17 @@ def question_format(name: str | None, paths: Sequence[Path]) -> QuestionFormat |
     """The format of files; ``None`` for conversations.
 
     Args:
-        name: what the user says it is; by default the fields of the first file tell.
+        name: what the user says it is, in any case; by default the fields of the first file tell.
 
     Raises:
         InputError: an unknown name, or a file that fits no format or several.
     """
-    if name is None:
-        name = _recognised(paths[0])
-    if name != CONVERSATIONS and name not in QUESTION_FORMATS:
-        names = (CONVERSATIONS, *QUESTION_FORMATS)
+    name = _recognised(paths[0]) if name is None else name
+    names = (CONVERSATIONS, *QUESTION_FORMATS)
+    known = next((one for one in names if one.lower() == name.lower()), None)
+    if known is None:
         raise InputError(f"no format {name!r}{closest(name, names)}; there are: {', '.join(names)}")
-    return QUESTION_FORMATS.get(name)
+    return QUESTION_FORMATS.get(known)
 
 
 def _recognised(path: Path) -> str:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from polylens.errors import InputError
 from polylens.generation.scoring import containing, m4c, ocrbench
 from polylens.generation.scoring.quirks import Compat
 
@@ -44,6 +45,26 @@ BENCHMARK_MEASURES = {
     "ocrbench_v2_count": Measure(ocrbench.ocrbench_v2_count, ("counting",)),
     "ocrbench_v2_number": Measure(ocrbench.ocrbench_v2_number, ("counting",)),
 }
+
+
+def quirks_of(measures: Iterable[str]) -> set[str]:
+    """The quirks that any of the measures has."""
+    return {quirk for name in measures for quirk in BENCHMARK_MEASURES[name].quirks}
+
+
+def score_at(where: str, name: str, answer: str, references: str | Sequence[str], quirks: Compat) -> float:
+    """The value of an answer.
+
+    Args:
+        where: its place, which an error names.
+
+    Raises:
+        InputError: the measure refuses the references.
+    """
+    try:
+        return BENCHMARK_MEASURES[name].score(answer, references, quirks)
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from None
 
 
 def benchmark_scores(

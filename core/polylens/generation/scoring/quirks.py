@@ -34,12 +34,15 @@ def chosen_quirks(names: Sequence[str] | None, relevant: Iterable[str]) -> froze
     Raises:
         InputError: an unknown quirk, or one that none of the measures has.
     """
-    known = [name for name in QUIRKS if name in set(relevant)]
-    for name in names or ():
+    if names is None:
+        return frozenset()
+    had = set(relevant)
+    known = [name for name in QUIRKS if name in had]
+    for name in names:
         if name not in QUIRKS:
             raise InputError(f"no quirk {name!r}{closest(name, QUIRKS)}; there are: {', '.join(QUIRKS)}")
-        if name not in known:
-            raise InputError(
-                f"--compat {name} changes nothing: the measures have {', '.join(known) or 'no quirk of an original'}"
-            )
-    return frozenset(() if names is None else names or known)
+    idle = next((name for name in names if name not in known), "")
+    if idle or not known:
+        has = ", ".join(known) or "no quirk of an original"
+        raise InputError(f"{f'--compat {idle}'.strip()} changes nothing: the measures have {has}")
+    return frozenset(names or known)

@@ -85,3 +85,5 @@ def test_quirks_are_chosen_by_name():
         chosen_quirks(["counting"], of_vqa)
     with pytest.raises(InputError, match="the measures have no quirk of an original"):
         chosen_quirks(["counting"], ())
+    with pytest.raises(InputError, match="--compat changes nothing: the measures have no quirk of an original"):
+        chosen_quirks([], ())
