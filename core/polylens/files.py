@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import stat
 import threading
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
-__all__ = ["replacing", "sync", "uninterrupted", "write_text"]
+__all__ = ["locked", "replacing", "sync", "uninterrupted", "write_text"]
 
 
 @contextmanager
@@ -33,6 +36,25 @@ def replacing(path: Path) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
         raise
     sync(path.parent)
+
+
+_PATIENCE = 3.0
+"""Seconds to wait for a lock: a process that was killed while it started another leaves it held for a moment."""
+
+
+def locked(path: Path) -> IO[str] | None:
+    """An open file whose lock this process holds until it closes it; ``None`` if another process holds it."""
+    file = open(path, "a")  # noqa: SIM115 (held open as long as the lock)
+    end = time.monotonic() + _PATIENCE
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return file
+        except BlockingIOError:
+            if time.monotonic() > end:
+                file.close()
+                return None
+            time.sleep(0.05)
 
 
 def write_text(path: Path, parts: Iterable[str]) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from polylens.cli.data_convert import add_convert
+from polylens.cli.data_ocr import add_ocr
 from polylens.cli.data_synth import add_synth
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_render(tasks.add_parser("render", help="PDF pages into a document store"))
     _add_pairs(tasks.add_parser("pairs", help="raw pairs into training, validation and test files"))
     add_synth(tasks.add_parser("synth", help="pictures that are made, with their labels"))
+    add_ocr(tasks.add_parser("ocr", help="the text of pictures, line by line, with its places"))
     add_convert(tasks.add_parser("convert", help="conversations, lists and documents of other layouts into ours"))
     _add_validate(tasks.add_parser("validate", help="list everything that is wrong in a file"))
     _add_stats(tasks.add_parser("stats", help="counts, sizes and lengths"))
@@ -119,14 +121,18 @@ def _validate(args: argparse.Namespace) -> int:
     findings = validate(args.file, kind=args.kind, documents=documents, image_root=args.image_root)
     for problem in findings.problems:
         _say(problem)
-    unchecked = "; document ids were not checked, for want of --documents"
-    hint = unchecked if findings.kind == "pairs" and documents is None else ""
-    _say(f"{args.file}: {findings.records} {findings.kind}, {len(findings.problems) or 'no'} errors{hint}")
+    hint = ""
+    if findings.kind == "pairs" and documents is None:
+        hint = "; document ids were not checked, for want of --documents"
+    if findings.kind == "ocr" and documents is None and args.image_root is None:
+        hint = "; pictures were not looked at, for want of --documents or --image-root"
+    records = "OCR records" if findings.kind == "ocr" else findings.kind
+    _say(f"{args.file}: {findings.records} {records}, {len(findings.problems) or 'no'} errors{hint}")
     return 2 if findings.problems else 0
 
 
 def _add_stats(parser: argparse.ArgumentParser) -> None:
-    parser.description = "Figures about pairs, conversations, queries or documents."
+    parser.description = "Figures about pairs, conversations, queries, documents or OCR lines."
     _add_file(parser)
     parser.add_argument("--json", action="store_true", help="as JSON, for programs")
     parser.set_defaults(action=_stats)
@@ -190,11 +196,13 @@ def _show(args: argparse.Namespace) -> int:
 
 def _add_file(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "file", type=Path, help="JSONL file of pairs, conversations, queries or documents, or a document store"
+        "file",
+        type=Path,
+        help="JSONL file of pairs, conversations, queries, documents or OCR lines, or a store",
     )
     parser.add_argument(
         "--kind",
-        choices=("pairs", "conversations", "queries", "documents"),
+        choices=("pairs", "conversations", "queries", "documents", "ocr"),
         help="what the file holds (default: found out)",
     )
 

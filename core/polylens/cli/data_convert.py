@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from polylens.data.convert_conversations import Conversion
 
+_OF_PICTURES = ("image_root", "on_bad_record")
+"""Options of conversations that lists of OCR lines have too."""
+
 _OF_CONVERSATIONS = {
     "turns": None,
     "prompt": None,
@@ -30,7 +33,7 @@ def add_convert(parser: argparse.ArgumentParser) -> None:
         "Conversations files: write turns in MiniCPM-V's or LLaVA's form, and divide them. Lists of pictures with "
         "texts (--prompt): make conversations of them. Document stores of other layouts (HDF5 with base64, JSONL, "
         "BEIR): copy them into one of ours. Training files that hold their documents: split them into a store and "
-        "pairs.jsonl."
+        "pairs.jsonl. REMGCL's OCR lists: write ocr.jsonl."
     )
     parser.add_argument("inputs", nargs="+", type=Path, metavar="PATH", help="files of one kind, or document stores")
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder for what is made")
@@ -67,16 +70,36 @@ def _convert(args: argparse.Namespace) -> int:
 
         raise InputError("a list of pictures with texts needs --prompt: what the user asks about every picture")
     kinds = {detect_kind(path) for path in args.inputs}
+    if kinds == {"ocr"}:
+        return _convert_ocr(args)
     return _convert_conversations(args) if kinds == {"conversations"} else _convert_documents(args)
+
+
+def _refuse_options(args: argparse.Namespace, what: str, allowed: tuple[str, ...] = ()) -> None:
+    from polylens.errors import InputError
+
+    for name, default in _OF_CONVERSATIONS.items():
+        if name not in allowed and getattr(args, name) != default:
+            raise InputError(f"--{name.replace('_', '-')} is for conversations, and these are {what}")
+
+
+def _convert_ocr(args: argparse.Namespace) -> int:
+    from polylens.data.ocr.foreign import convert_ocr
+
+    _refuse_options(args, "OCR lines", _OF_PICTURES)
+    made = convert_ocr(
+        args.inputs, args.output, image_root=args.image_root, on_bad_record=args.on_bad_record or "error"
+    )
+    if made.quarantined:
+        print(f"{made.quarantined} bad records were set aside in {args.output / 'quarantine.jsonl'}")
+    print(f"{made.lines} lines of {made.pictures} pictures in {args.output / 'ocr.jsonl'}")
+    return 0
 
 
 def _convert_documents(args: argparse.Namespace) -> int:
     from polylens.data.convert import convert
-    from polylens.errors import InputError
 
-    for name, default in _OF_CONVERSATIONS.items():
-        if getattr(args, name) != default:
-            raise InputError(f"--{name.replace('_', '-')} is for conversations, and these are documents")
+    _refuse_options(args, "documents")
     report = convert(args.inputs, args.output)
     pairs = f", and {report.pairs} pairs in {args.output / 'pairs.jsonl'}" if report.pairs else ""
     print(f"{report.new} new documents: {args.output} has {report.total}{pairs}")

@@ -16,10 +16,13 @@ from polylens.contracts import ImageRef
 from polylens.data.documents import DocumentSource
 from polylens.errors import InputError
 
-__all__ = ["FORMATS", "MAX_PIXELS", "ImageOpener", "decode_image", "encoded_image", "image_size"]
+__all__ = ["FORMATS", "MAX_PIXELS", "ImageOpener", "decode_image", "encoded_image", "find_pictures", "image_size"]
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
 """Formats that are read. Others (EPS, which runs Ghostscript; PSD; ...) are refused."""
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".jp2", ".avif", ".ppm")
+"""By which pictures are found in folders."""
 
 MAX_PIXELS = 89_478_485
 """Pixels of the largest picture that is opened by default: Pillow's own guard against decompression bombs."""
@@ -104,6 +107,21 @@ class ImageOpener:
         if not is_file:
             raise InputError(f"{where}: picture {value!r} does not exist under the image root {self._root}")
         return path
+
+
+def find_pictures(folder: Path) -> list[str]:
+    """Pictures below a folder by their relative paths, in an order that no file system has a part in.
+
+    Raises:
+        InputError: there is no such folder, or it has none.
+    """
+    if not folder.is_dir():
+        raise InputError(f"{folder} is no folder of pictures")
+    paths = (path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+    found = sorted(path.relative_to(folder).as_posix() for path in paths)
+    if not found:
+        raise InputError(f"the folder {folder} has no pictures ({', '.join(SUFFIXES)})")
+    return found
 
 
 def image_size(source: bytes | Path, name: str, *, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:

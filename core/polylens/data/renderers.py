@@ -10,13 +10,15 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from PIL import Image
 
 from polylens.errors import InputError
 
-__all__ = ["RENDERERS", "PageRenderer", "open_pdf"]
+__all__ = ["RENDERERS", "PageRenderer", "PdfText", "TextLine", "open_pdf", "open_text"]
+
+P = TypeVar("P", bound="PageRenderer")
 
 
 class PageRenderer(Protocol):
@@ -35,14 +37,51 @@ class PageRenderer(Protocol):
     def close(self) -> None: ...
 
 
+TextLine = tuple[tuple[float, float, float, float], str]
+"""Left, top, right and bottom in points of the page as it is shown, and the text."""
+
+
+class PdfText(Protocol):
+    """An open PDF whose text can be taken out. Pages count from 0."""
+
+    def __len__(self) -> int: ...
+
+    def size(self, page: int) -> tuple[float, float]:
+        """Width and height of a page as it is shown, in points."""
+        ...
+
+    def text(self, page: int) -> list[TextLine]:
+        """The lines of the page's text, in the order of the file; ligatures as their letters."""
+        ...
+
+    def pictured(self, page: int) -> float:
+        """The part of the page that its largest picture covers."""
+        ...
+
+    def close(self) -> None: ...
+
+
+def open_text(path: Path) -> PdfText:
+    """Open a PDF with PyMuPDF for its text.
+
+    Raises:
+        InputError: as ``open_pdf``.
+    """
+    return _checked(_PyMuPdf, path)
+
+
 def open_pdf(renderer: str, path: Path) -> PageRenderer:
     """Open a PDF with ``pymupdf`` or ``pdfium``.
 
     Raises:
         InputError: with the reason: it is damaged, encrypted, or has no pages.
     """
+    return _checked(RENDERERS[renderer], path)
+
+
+def _checked(kind: Callable[[Path], P], path: Path) -> P:
     try:
-        pdf = RENDERERS[renderer](path)
+        pdf = kind(path)
     except OSError as error:
         raise InputError(f"cannot be read: {error.strerror or error}") from error
     pages, size = len(pdf), path.stat().st_size
@@ -93,6 +132,22 @@ class _PyMuPdf:
         matrix = self._mupdf.Matrix(scale, scale)
         pixels = self._guard("cannot be drawn", lambda: self._pdf[page].get_pixmap(matrix=matrix, alpha=False))
         return Image.frombytes("RGB", (pixels.width, pixels.height), pixels.samples_mv)
+
+    def text(self, page: int) -> list[TextLine]:
+        flags = self._mupdf.TEXT_PRESERVE_WHITESPACE | self._mupdf.TEXT_MEDIABOX_CLIP
+        given = self._guard("has no readable text", lambda: self._pdf[page].get_text("dict", flags=flags))
+        shown = self._guard("has no size", lambda: self._pdf[page].rotation_matrix)
+        lines = (line for block in given["blocks"] for line in block.get("lines", ()))
+        texts = ((line["bbox"], "".join(span["text"] for span in line["spans"])) for line in lines)
+        return [(tuple(self._mupdf.Rect(box) * shown), text) for box, text in texts]  # type: ignore[misc]
+
+    def pictured(self, page: int) -> float:
+        infos = self._guard("has no readable pictures", lambda: self._pdf[page].get_image_info())
+        whole = self._pdf[page].rect
+        turned = self._pdf[page].rotation_matrix
+        covered = (self._mupdf.Rect(info["bbox"]) * turned & whole for info in infos)
+        areas = [part.get_area() for part in covered if not part.is_empty]
+        return max(areas, default=0.0) / whole.get_area()
 
     def close(self) -> None:
         self._pdf.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator
+from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from polylens.contracts import ImageRef, Record
 from polylens.data.conversations import ConversationReader, conversation_files
 from polylens.data.documents import Document, DocumentSource
 from polylens.data.images import decode_image, image_size
+from polylens.data.ocr.lines import scan_ocr
+from polylens.data.ocr.records import OcrRecord
 from polylens.data.pairs import Pair, PairReader, jsonl_files, read_queries
 from polylens.data.records import Quarantine
 from polylens.data.store import open_documents
@@ -34,23 +37,32 @@ def find_records(path: str | Path, *, kind: Kind | None = None, id: str | None =
         ids = source.ids()[:limit] if id is None else [id]
         return [_document(source.read(name)) for name in ids]
     if kind == "conversations":
-        records: Iterator[Pair | Record] = _conversations(path)
+        records: Iterator[Pair | Record | OcrRecord] = _conversations(path)
+    elif kind == "ocr":
+        records = _ocr(path)
     else:
         records = iter(read_queries(path)) if kind == "queries" else _pairs(path)
     known: list[str] = []
     found = []
     for record in islice(records, limit if id is None else None):
-        known.append(record.id)
-        if id in (None, record.id):
+        name = _name(record)
+        known.append(name)
+        if id in (None, name):
             found.append(_shown(record, kind))
     if id is not None and not found:
         raise InputError(f"there is no record {id!r} in {path}{closest(id, known)}")
     return found
 
 
-def _shown(record: Pair | Record, kind: Kind) -> dict[str, Any]:
+def _name(record: Pair | Record | OcrRecord) -> str:
+    return str(record.image.value) if isinstance(record, OcrRecord) else record.id
+
+
+def _shown(record: Pair | Record | OcrRecord, kind: Kind) -> dict[str, Any]:
     if isinstance(record, Pair):
         return _pair(record)
+    if isinstance(record, OcrRecord):
+        return {**asdict(record), "image": _part(record.image)}
     return _conversation(record) if kind == "conversations" else _record(record)
 
 
@@ -64,6 +76,12 @@ def _pairs(path: Path) -> Iterator[Pair]:
         reader = PairReader(None, "", bad, check_documents=False)
         for file in jsonl_files([path]):
             yield from reader.read(file)
+
+
+def _ocr(path: Path) -> Iterator[OcrRecord]:
+    with Quarantine("error") as bad:
+        for _, record in scan_ocr(jsonl_files([path]), bad):
+            yield record
 
 
 def _conversations(path: Path) -> Iterator[Record]:

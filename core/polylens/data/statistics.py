@@ -14,16 +14,25 @@ from polylens.contracts import Record
 from polylens.data.conversations import ConversationReader, conversation_files
 from polylens.data.documents import DocumentSource, group_of
 from polylens.data.images import image_size
+from polylens.data.ocr.lines import scan_ocr
+from polylens.data.ocr.records import OcrRecord
 from polylens.data.pairs import Pair, PairReader, jsonl_files, read_queries
 from polylens.data.records import Quarantine
 from polylens.data.store import open_documents
 from polylens.data.validate import Kind, detect_kind
 
-__all__ = ["conversation_statistics", "distribution", "document_statistics", "pair_statistics", "statistics"]
+__all__ = [
+    "conversation_statistics",
+    "distribution",
+    "document_statistics",
+    "ocr_statistics",
+    "pair_statistics",
+    "statistics",
+]
 
 
 def statistics(path: str | Path, kind: Kind | None = None) -> dict[str, Any]:
-    """Figures about a file of pairs, conversations or queries, or about a document store, ready for JSON.
+    """Figures about a file of pairs, conversations, queries or OCR lines, or about a document store, ready for JSON.
 
     Raises:
         InputError: the file has a bad record; ``polylens data validate`` lists them all.
@@ -40,6 +49,9 @@ def statistics(path: str | Path, kind: Kind | None = None) -> dict[str, Any]:
             reader = ConversationReader(None, bad, answered=False, check_documents=False)
             records = [record for file in conversation_files([path]) for record in reader.read(file)]
         return {"kind": kind, **conversation_statistics(records)}
+    if kind == "ocr":
+        with Quarantine("error") as bad:
+            return {"kind": kind, **ocr_statistics(record for _, record in scan_ocr(jsonl_files([path]), bad))}
     with Quarantine("error") as bad:
         reader = PairReader(None, "", bad, check_documents=False)
         return {"kind": kind, **pair_statistics(pair for file in jsonl_files([path]) for pair in reader.read(file))}
@@ -78,6 +90,22 @@ def conversation_statistics(records: Sequence[Record]) -> dict[str, Any]:
         "answers a conversation": distribution([_answers(record) for record in records]),
         "question characters": distribution(lengths["user"]),
         "answer characters": distribution(lengths["assistant"]),
+    }
+
+
+def ocr_statistics(records: Iterable[OcrRecord]) -> dict[str, Any]:
+    """Counts; lines a picture; characters, scores in per cent and height in pixels of lines; engines."""
+    records = list(records)
+    lines = [line for record in records for line in record.lines]
+    return {
+        "pictures": len(records),
+        "without text": sum(not record.lines for record in records),
+        "lines": len(lines),
+        "lines a picture": distribution([len(record.lines) for record in records]),
+        "line characters": distribution([len(line.text) for line in lines]),
+        "line height": distribution([round(line.box[3] - line.box[1]) for line in lines]),
+        "score in per cent": distribution([round(100 * line.score) for line in lines]),
+        "engines": dict(Counter(record.engine for record in records).most_common()),
     }
 
 

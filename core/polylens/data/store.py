@@ -3,30 +3,26 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import hashlib
 import json
 import os
 import re
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import IO
 
 from polylens.config import schemas
 from polylens.data.documents import Document, DocumentSource, DocumentUnion, IndexedDocuments, check_id
 from polylens.data.records import parse_line, scan_jsonl
 from polylens.data.shards import FORMAT, ShardReader, ShardWriter, is_shard, sealed_shards, shard_name
 from polylens.errors import InputError
-from polylens.files import uninterrupted
+from polylens.files import locked, uninterrupted
 
 __all__ = ["Document", "DocumentSource", "DocumentStore", "DocumentWriter", "open_documents"]
 
 MANIFEST = "manifest.jsonl"
 """One line per finished shard; see ``schemas/document_manifest.schema.json``."""
-
-_PATIENCE = 3.0
-"""Seconds that a writer waits for another one to go."""
 
 
 class DocumentStore(IndexedDocuments):
@@ -235,20 +231,11 @@ class DocumentWriter:
             _append_line(self._folder / MANIFEST, _entry(shard.path, len(shard)))
 
 
-def _locked(path: Path):
-    """The lock of a writer. One that was killed while it started a worker leaves it held for a moment longer."""
-    file = open(path, "a")  # noqa: SIM115 (held open as long as the lock)
-    end = time.monotonic() + _PATIENCE
-    while True:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return file
-        except BlockingIOError:
-            if time.monotonic() > end:
-                break
-            time.sleep(0.05)
-    file.close()
-    raise InputError(f"another process is writing to {path.parent}; wait, or choose another folder")
+def _locked(path: Path) -> IO[str]:
+    lock = locked(path)
+    if lock is None:
+        raise InputError(f"another process is writing to {path.parent}; wait, or choose another folder")
+    return lock
 
 
 def _repair_manifest(folder: Path) -> None:

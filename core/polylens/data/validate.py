@@ -14,6 +14,7 @@ from polylens.data.conversations import ConversationReader, conversation_files
 from polylens.data.documents import Document, DocumentSource
 from polylens.data.images import ImageOpener, decode_image
 from polylens.data.legacy import inline_id, read_document
+from polylens.data.ocr.lines import require_size, scan_ocr
 from polylens.data.pairs import PairReader, jsonl_files, read_query
 from polylens.data.records import BadRecord, Line, parse_line, scan_jsonl, scan_records
 from polylens.data.store import open_documents
@@ -21,8 +22,8 @@ from polylens.errors import InputError
 
 __all__ = ["KINDS", "Findings", "Kind", "detect_kind", "validate"]
 
-Kind = Literal["pairs", "conversations", "queries", "documents"]
-KINDS: tuple[Kind, ...] = ("pairs", "conversations", "queries", "documents")
+Kind = Literal["pairs", "conversations", "queries", "documents", "ocr"]
+KINDS: tuple[Kind, ...] = ("pairs", "conversations", "queries", "documents", "ocr")
 
 
 @dataclass
@@ -64,7 +65,8 @@ def _record_name(line: Line) -> str:
         value = parse_line(line)
     except InputError:
         return ""
-    id = value.get("id", value.get("_id")) if isinstance(value, dict) else None
+    names = ("id", "_id", "image", "document")
+    id = next((value[name] for name in names if name in value), None) if isinstance(value, dict) else None
     return f"record {id!r}: " if isinstance(id, str | int) else ""
 
 
@@ -95,11 +97,13 @@ def _kind_of_line(path: Path, line: Line) -> Kind:
         return "pairs"
     if "conversations" in keys:
         return "conversations"
+    if keys & {"lines", "ocr"}:
+        return "ocr"
     if "quer" in path.name.lower():
         return "queries"
     if keys & {"text", "image", "title"}:
         return "documents"
-    raise InputError(f"{path} may hold pairs, conversations, queries or documents: say which with --kind")
+    raise InputError(f"{path} may hold pairs, conversations, queries, documents or OCR lines: say which with --kind")
 
 
 def validate(
@@ -113,8 +117,9 @@ def validate(
 
     Args:
         kind: what the file holds; found out by default.
-        documents: what pairs and conversations name; without them, ids are not checked.
-        image_root: where relative picture paths start; by default the file's folder.
+        documents: what pairs, conversations and OCR files name; without them, ids are not checked.
+        image_root: where relative picture paths start; by default the file's folder. Without it, pictures that an OCR
+            file names are not looked at.
     """
     path = Path(path)
     findings = Findings(kind or detect_kind(path))
@@ -122,6 +127,8 @@ def validate(
         _check_pairs(path, documents, image_root, findings)
     elif findings.kind == "conversations":
         _check_conversations(path, documents, image_root, findings)
+    elif findings.kind == "ocr":
+        _check_ocr(path, documents, image_root, findings)
     elif findings.kind == "queries":
         _check_lines(path, _check_query, findings)
     elif path.suffix.lower() in (".jsonl", ".json"):
@@ -158,6 +165,16 @@ def _check_conversations(path: Path, documents: DocumentSource | None, root: Pat
                 with findings.noted():
                     if ref.kind == "path" or documents is not None:
                         images.open(ref, f"{line.where}: record {record.id!r}")
+    findings.records += findings.bad
+
+
+def _check_ocr(path: Path, documents: DocumentSource | None, root: Path | None, findings: Findings) -> None:
+    opener = ImageOpener(root, documents)
+    for line, record in scan_ocr(jsonl_files([path]), findings, root):
+        findings.records += 1
+        if (documents if record.image.kind == "document" else root) is not None:
+            with findings.noted():
+                require_size(record, opener.size(record.image, line.where), line)
     findings.records += findings.bad
 
 

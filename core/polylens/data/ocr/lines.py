@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -17,7 +17,7 @@ from polylens.data.pairs import BadRecords
 from polylens.data.records import BadRecord, Line, Quarantine, scan_jsonl
 from polylens.errors import InputError
 
-__all__ = ["OcrLine", "OcrLines", "picture_key", "read_ocr_lines", "scan_ocr"]
+__all__ = ["OcrLine", "OcrLines", "picture_key", "read_ocr_lines", "require_size", "scan_ocr"]
 
 _KEY = "S16"
 _RUN = "run 'polylens data ocr' over all pictures and name its output"
@@ -67,11 +67,8 @@ class OcrLines:
         if position is None:
             raise InputError(f"{_described(image)} has no entry in {self._names()}: {_RUN}")
         record = self._read(position)
-        if size is not None and tuple(size) != record.size:
-            raise InputError(
-                f"{self._line(position).where}: {_described(image)} has {size[0]} x {size[1]} pixels, and its "
-                f"text was recognised at {record.size[0]} x {record.size[1]}: it has changed since; {_RUN}"
-            )
+        if size is not None:
+            require_size(record, size, self._line(position))
         return record.lines
 
     def _position(self, image: ImageRef) -> int | None:
@@ -108,6 +105,15 @@ def _described(image: ImageRef) -> str:
     return f"document {image.value!r}" if image.kind == "document" else f"picture {image.value!r}"
 
 
+def require_size(record: OcrRecord, size: tuple[int, int], line: Line) -> None:
+    """Raise ``InputError`` if a picture of ``size`` is not what the record of a line is about."""
+    if tuple(size) != record.size:
+        raise InputError(
+            f"{line.where}: {_described(record.image)} has {size[0]} x {size[1]} pixels, and its text was recognised "
+            f"at {record.size[0]} x {record.size[1]}: it has changed since; {_RUN}"
+        )
+
+
 def picture_key(image: ImageRef, root: Path | None) -> bytes:
     """16 bytes that stand for a picture: the same for each way of writing its path."""
     value = str(image.value)
@@ -142,10 +148,11 @@ def read_ocr_lines(
     """
     files = [Path(path) for path in paths]
     image_root = None if image_root is None else Path(os.path.abspath(image_root))
+    numbers = {path: number for number, path in enumerate(files)}
     with Quarantine(on_bad_record, quarantine) as bad:
         places = {
-            key: (number, line.number, line.offset, len(line.data))
-            for number, key, line in _places(files, bad, image_root)
+            picture_key(record.image, image_root): (numbers[line.path], line.number, line.offset, len(line.data))
+            for line, record in scan_ocr(files, bad, image_root)
         }
     if not places:
         aside = f"; {bad.count} bad records were set aside in {quarantine}" if bad.count else ""
@@ -153,16 +160,10 @@ def read_ocr_lines(
     return OcrLines(files, image_root, places)
 
 
-def _places(files: Sequence[Path], bad: BadRecords, root: Path | None) -> Iterable[tuple[int, bytes, Line]]:
-    numbers = {path: number for number, path in enumerate(files)}
-    for key, line, _ in scan_ocr(files, bad, root):
-        yield numbers[line.path], key, line
-
-
 def scan_ocr(
     files: Sequence[Path], bad: BadRecords, image_root: Path | None = None
-) -> Iterable[tuple[bytes, Line, OcrRecord]]:
-    """The good records of files in order, each with the key of its picture; ``bad`` is told of the others."""
+) -> Iterator[tuple[Line, OcrRecord]]:
+    """The good records of files in order, each with its line; ``bad`` is told of the others."""
     seen: dict[bytes, tuple[Path, int]] = {}
     for path in files:
         for line in tqdm(scan_jsonl(path), unit="picture", desc=path.name, disable=None):
@@ -176,4 +177,4 @@ def scan_ocr(
             except InputError as error:
                 bad.add(line, error)
             else:
-                yield key, line, record
+                yield line, record

@@ -11,7 +11,7 @@ from polylens.contracts import ImageRef
 from polylens.data.documents import check_id
 from polylens.data.records import BadRecord, Line, parse_line
 
-__all__ = ["OcrLine", "OcrRecord", "parse_record", "reach"]
+__all__ = ["OcrLine", "OcrRecord", "box_problem", "parse_record", "reach"]
 
 Box = tuple[float, float, float, float]
 
@@ -78,14 +78,15 @@ def _name(value: Any) -> str:
 
 def _problems(lines: Sequence[Mapping[str, Any]], size: tuple[int, int]) -> Iterator[str]:
     for number, line in enumerate(lines):
-        problem = _box_problem(line["box"], size)
+        problem = box_problem(line["box"], size)
         if problem:
             yield f"/lines/{number}/box: {problem}"
         if not line["text"].strip():
             yield f"/lines/{number}/text: the text {line['text']!r} is blank; leave the line out"
 
 
-def _box_problem(box: Sequence[float], size: tuple[int, int]) -> str:
+def box_problem(box: Sequence[float], size: tuple[int, int]) -> str:
+    """Why a box cannot be that of a line in a picture of ``size``; empty if it can."""
     left, top, right, bottom = box
     if not (left < right and top < bottom):
         return f"{list(box)} is empty; a box is [left, top, right, bottom] with left < right and top < bottom"

@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from polylens.config import schemas
 from polylens.config.json_text import read_json_object
+from polylens.data.images import find_pictures
 from polylens.data.records import Quarantine
 from polylens.data.subtitles.fonts import Face, find_faces
 from polylens.data.subtitles.pictures import Task, make_pictures, picture_name
@@ -31,7 +32,6 @@ PROMPT = "Read the subtitle at the bottom of this picture. Answer with its text 
 
 LABELS, CARD = "labels.jsonl", "synthesis.json"
 
-_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".jp2", ".avif", ".ppm")
 _PICTURES_PER_TASK = 32
 _LEFT_BEHIND = 60.0
 """Seconds after which a file that was not finished belongs to a run that was killed."""
@@ -92,7 +92,7 @@ def synthesize_subtitles(
         raise InputError(f"the count of pictures is {count}; it must be at least 1")
     if not prompt.strip() or "<image" in prompt:
         raise InputError(f"the prompt {prompt!r} must be a question, without placeholders of pictures")
-    faces, backgrounds = find_faces(settings.fonts), _backgrounds(images)
+    faces, backgrounds = find_faces(settings.fonts), find_pictures(images)
     with Quarantine(on_bad_record, output / "quarantine.jsonl") as bad:
         found = read_sentences(Path(sentences), faces, settings, bad)
     report = SynthesisReport(total=count, quarantined=bad.count)
@@ -103,17 +103,6 @@ def synthesize_subtitles(
     if not report.interrupted:
         write_text(output / LABELS, (job.label(number, prompt) for number in range(1, count + 1)))
     return report
-
-
-def _backgrounds(folder: Path) -> list[str]:
-    """Pictures below the folder by their relative paths, in an order that no file system has a part in."""
-    if not folder.is_dir():
-        raise InputError(f"{folder} is no folder of pictures")
-    paths = (path for path in folder.rglob("*") if path.suffix.lower() in _SUFFIXES and path.is_file())
-    found = sorted(path.relative_to(folder).as_posix() for path in paths)
-    if not found:
-        raise InputError(f"the folder {folder} has no pictures ({', '.join(_SUFFIXES)})")
-    return found
 
 
 def _card(
