@@ -100,6 +100,7 @@ def _prospect(config: RunConfig, line: Sequence[RunConfig]) -> Prospect:
         task = TASKS[objective.records](aside, objective)
         checkpoint = _outline(config, line)
         check_learning_rates(config.learning_rates, checkpoint.model, checkpoint.family)
+        objective.use_tokenizer(checkpoint.tokenizer)
         planner = task.planner(checkpoint, args, accumulation)
         return Prospect(
             model=config.model,
