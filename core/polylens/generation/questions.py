@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -15,7 +15,7 @@ from polylens.data.records import BadRecordsKept, Quarantine
 from polylens.data.store import open_documents
 from polylens.errors import InputError
 from polylens.generation.chunks import Chunk
-from polylens.generation.formats.items import BadItems, QuestionFormat, read_items
+from polylens.generation.formats.items import BadItems, Item, QuestionFormat, read_items
 from polylens.generation.formats.registry import question_format
 from polylens.generation.predictor import Predictor, all_good
 from polylens.generation.prompts import QUESTION, Question, benchmark_question, by_length, question
@@ -147,14 +147,25 @@ def _conversations(paths: Sequence[Path], asked: Asked) -> QuestionFiles:
 def _benchmark(paths: Sequence[Path], format: QuestionFormat, asked: Asked) -> QuestionFiles:
     if asked.documents:
         raise InputError(f"document stores belong to conversations; the pictures of {format.name} are files")
+    bad = BadItems() if asked.on_bad_record == "quarantine" else None
+    items = list(read_items(paths, format, bad, asked.limit))
     folders = {path: format.picture_folder(path) for path in paths}
     root = _image_root(list(folders.values())) if asked.image_root is None else asked.image_root
-    bad = BadItems() if asked.on_bad_record == "quarantine" else None
+    inside = {
+        path: "" if root in (folder, asked.image_root) else _below(folder, root) for path, folder in folders.items()
+    }
+    questions = _questions(items, asked.prompt, inside, bad)
+    return QuestionFiles(questions, ImageOpener(root), root, list(paths), bad, format.answers)
+
+
+def _questions(
+    items: Sequence[tuple[Path, Item]], prompt: str, inside: Mapping[Path, str], bad: BadItems | None
+) -> list[Question]:
+    """Items as questions; ``inside`` is where the pictures of each file lie in the image root."""
     questions = []
-    for path, item in read_items(paths, format, bad, asked.limit):
-        folder = os.path.relpath(folders[path], root) if asked.image_root is None and len(paths) > 1 else ""
+    for path, item in items:
         try:
-            questions.append(benchmark_question(item, asked.prompt, folder))
+            questions.append(benchmark_question(item, prompt, inside[path]))
         except InputError as error:
             if bad is None:
                 raise
@@ -162,7 +173,11 @@ def _benchmark(paths: Sequence[Path], format: QuestionFormat, asked: Asked) -> Q
         else:
             if bad is not None:
                 bad.know(item)
-    return QuestionFiles(questions, ImageOpener(root), root, list(paths), bad, format.answers)
+    return questions
+
+
+def _below(folder: Path, root: Path) -> str:
+    return os.path.relpath(folder.resolve(), root.resolve())
 
 
 def _image_root(folders: Sequence[Path]) -> Path:
@@ -174,6 +189,6 @@ def _image_root(folders: Sequence[Path]) -> Path:
     for folder in folders:
         if not folder.is_dir():
             raise InputError(f"the folder of pictures {folder} does not exist; say where they lie with --image-root")
-    if len(folders) == 1:
+    if len(set(folders)) == 1:
         return folders[0]
     return Path(os.path.commonpath([folder.resolve() for folder in folders]))

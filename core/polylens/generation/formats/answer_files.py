@@ -115,7 +115,7 @@ def _mmocr(asked: Question, answer: Answer, author: Author) -> dict[str, Any]:
         "question": asked.item.question,
         "answer": answer.text,
         "gt_answers": asked.item.answers,
-        "image_path": os.path.join(author.image_root, asked.item.image or ""),
+        "image_path": os.path.join(author.image_root, str(asked.record.images[0].value)),
         "model_name": author.model_id,
     }
 

@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 import pytest
+from formats_of_benchmarks import write_layout
 
 from polylens.config import schemas
 from polylens.errors import InputError
@@ -51,8 +52,8 @@ EXPECTED = {
 
 
 @pytest.mark.parametrize("name", QUESTION_FORMATS)
-def test_items(layout, name):
-    path, said = layout(name)
+def test_items(tmp_path, name):
+    path, said = write_layout(tmp_path, name)
     format = question_format(said, [path])
     assert format is QUESTION_FORMATS[name]
     items = list(format.read(path, None))

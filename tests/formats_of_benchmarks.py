@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
-import pytest
 from toy import page
 
 OCRBENCH = [
@@ -89,19 +87,14 @@ LAYOUTS: dict[str, tuple[str, dict[str, str], list[str], str | None]] = {
 }
 
 
-@pytest.fixture
-def layout(tmp_path) -> Callable[[str], tuple[Path, str | None]]:
-    """Writes the files of a format; gives the path to be read, and the format where it has to be said."""
-
-    def write(name: str) -> tuple[Path, str | None]:
-        given, files, pictures, said = LAYOUTS[name]
-        for file, text in files.items():
-            _parent(tmp_path / file).write_text(text, encoding="utf-8")
-        for number, picture in enumerate(pictures):
-            _parent(tmp_path / picture).write_bytes(page(number))
-        return tmp_path / given, said
-
-    return write
+def write_layout(folder: Path, name: str) -> tuple[Path, str | None]:
+    """Write the files of a format; gives the path to be read, and the format where it has to be said."""
+    given, files, pictures, said = LAYOUTS[name]
+    for file, text in files.items():
+        _parent(folder / file).write_text(text, encoding="utf-8")
+    for number, picture in enumerate(pictures):
+        _parent(folder / picture).write_bytes(page(number))
+    return folder / given, said
 
 
 def _parent(path: Path) -> Path:
