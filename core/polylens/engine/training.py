@@ -25,6 +25,7 @@ from polylens.engine.loaders import expect_workers
 from polylens.engine.loading import Checkpoint, load_checkpoint
 from polylens.engine.pair_training import PairTask
 from polylens.engine.quantization import check_adapters
+from polylens.engine.rehearsal import rehearse_saving, repair_generation_config
 from polylens.engine.resuming import check_checkpoint, only_values
 from polylens.engine.run_folder import exclusive
 from polylens.engine.saving import LAST_MODEL, copy_model_folder, remove
@@ -112,6 +113,8 @@ def _train(config: RunConfig, evaluators: Mapping[str, MakeEvaluator]) -> Traini
     choose_trained(checkpoint.model, checkpoint.family, objective, config.tune, config.lora, config.tune_from_layer)
     check_learning_rates(config.learning_rates, checkpoint.model, checkpoint.family)
     card = _card(config, checkpoint, task)
+    repair_generation_config(checkpoint.model, checkpoint.source.folder)
+    distributed.agreed(lambda: rehearse_saving(checkpoint, Path(config.output_dir)))
     planner = task.planner(checkpoint, args, accumulation)
     measure = task.evaluator(checkpoint, args, card, evaluators.get(objective.records))
     trainer = PolylensTrainer(
