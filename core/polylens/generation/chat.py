@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,8 +11,9 @@ from typing import Any
 from PIL import Image
 
 from polylens.contracts import ImageRef, Message, Record
-from polylens.data.images import encoded_image, image_size
+from polylens.data.images import encoded_image
 from polylens.errors import InputError
+from polylens.generation.pictures import picture_bytes
 from polylens.generation.predictor import Predictor
 
 log = logging.getLogger(__name__)
@@ -114,6 +115,7 @@ class Conversation:
     Args:
         reply: makes answers.
         room: what no longer fits is forgotten, the oldest turns first, and a warning says so.
+        pictures: files of pictures that the first question is about.
 
     Attributes:
         messages: turns that are not forgotten.
@@ -121,20 +123,22 @@ class Conversation:
         pictures: shown with the next question.
     """
 
-    def __init__(self, reply: Reply, room: Room | None = None) -> None:
+    def __init__(self, reply: Reply, room: Room | None = None, pictures: Iterable[bytes] = ()) -> None:
         self._reply, self._room = reply, room
         self.messages: list[Message] = []
         self.forgotten = 0
-        self.pictures: list[ImageRef] = []
+        self.pictures = [ImageRef("bytes", data) for data in pictures]
 
-    def attach(self, path: Path) -> tuple[int, int]:
+    def attach(self, source: str | Path) -> tuple[int, int]:
         """Show a picture with the next question; returns its width and height.
+
+        Args:
+            source: path or address.
 
         Raises:
             InputError: it cannot be read.
         """
-        data = encoded_image(path)
-        size = image_size(data, str(path))
+        data, size = picture_bytes(source)
         self.pictures.append(ImageRef("bytes", data))
         return size
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import TextIO
 
 from polylens.errors import InputError, closest
 from polylens.generation.chat import Conversation
 
 HELP = """\
-/image PATH  show a picture with the next question
+/image PATH  show a picture with the next question, of a file or an address (http, https)
 /reset       begin anew
 /help        this list
 /exit        end (or Ctrl-D)
@@ -77,10 +76,10 @@ class Terminal:
         elif line:
             self._answer(line)
 
-    def _image(self, path: str) -> None:
-        if not path:
-            raise InputError("say which picture: /image PATH")
-        width, height = self._conversation.attach(Path(path).expanduser())
+    def _image(self, source: str) -> None:
+        if not source:
+            raise InputError("say which picture: /image PATH, or its address")
+        width, height = self._conversation.attach(source)
         if self._interactive:
             self._write(f"({width} x {height} pixels)\n")
 
