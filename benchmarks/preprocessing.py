@@ -41,7 +41,7 @@ from polylens.modeling.squares import SquareSlicer
 
 PADDED = Processing(384, None, HALF, HALF, pad=True)
 PREPROCESSOR = SquarePreprocessor(PADDED)
-SLICER = SquareSlicer(PADDED, 27, class_token=False)
+SLICER = SquareSlicer(PADDED, 14, class_token=False)
 PEER = SiglipImageProcessorPil(size={"height": 384, "width": 384}, resample=Image.Resampling.BICUBIC)
 RATES = (25, 50, 100, 200, 400, 800, 1600)
 """Pictures that GPUs take in a second."""

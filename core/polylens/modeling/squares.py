@@ -26,7 +26,8 @@ class SquareSlicer:
 
     Args:
         processing: what becomes of the picture.
-        grid: patches along each side of the square.
+        patch: side of the tower's patches in pixels of the square. Pixels at its right and lower edge that are too few
+            for another patch are not seen.
         class_token: whether the tower puts one before the patches.
         strategy: whether the first token is dropped: the class token, or in a tower without one the first patch.
         queries: visual tokens of a resampler, which have no place.
@@ -36,7 +37,7 @@ class SquareSlicer:
     def __init__(
         self,
         processing: Processing,
-        grid: int,
+        patch: int,
         *,
         class_token: bool,
         strategy: str = "patch",
@@ -47,7 +48,8 @@ class SquareSlicer:
             raise InputError(
                 f"config.json: /vision_feature_select_strategy is {strategy!r}; it may be {', '.join((*PATCH, *FULL))}"
             )
-        self.processing, self.grid, self.queries, self.towers = processing, grid, queries, towers
+        self.processing, self.patch, self.queries, self.towers = processing, patch, queries, towers
+        self.grid = processing.side // patch
         self.class_token, self.dropped = class_token, strategy in PATCH
 
     def slice(self, size: Size) -> SlicedImage:
@@ -84,13 +86,15 @@ class SquareSlicer:
 
     def _boxes(self, size: Size, scaled: Size, window: Window) -> np.ndarray:
         """float32 [V, 4] in pixels of the picture; where there are bars, boxes reach out of it."""
-        square = self._square(size, scaled, window)
+        left, top, right, bottom = self._square(size, scaled, window)
+        seen = self.grid * self.patch / self.processing.side
+        square = left, top, left + (right - left) * seen, top + (bottom - top) * seen
         cells = grid_boxes(square, self.grid, self.grid)
         whole = np.array([square])
         if self.queries is not None:
             return np.repeat(whole, self.queries, axis=0).astype(np.float32)
-        seen = np.concatenate([whole, cells]) if self.class_token else cells
-        return np.repeat(seen[int(self.dropped) :], self.towers, axis=0).astype(np.float32)
+        tokens = np.concatenate([whole, cells]) if self.class_token else cells
+        return np.repeat(tokens[int(self.dropped) :], self.towers, axis=0).astype(np.float32)
 
 
 def grid_boxes(area: Sequence[float], columns: int, rows: int) -> np.ndarray:

@@ -96,10 +96,11 @@ def disagreements(
     Args:
         changed: what ``changed_pixels`` gives.
         places: where tokens lie in the pixels of a crop.
-        near: pixels of a crop by which box and pixels may differ.
+        near: pixels of a crop by which box and pixels may differ, but at least a quarter of a pixel of the picture:
+            at the edge of a picture that is enlarged, filters are not symmetric.
     """
     for number, ((crop, boxes), pixels) in enumerate(zip(boxes_of_crops(sliced), changed, strict=True)):
-        reach = np.array(sliced.size) / np.array(crop.scaled) * near
+        reach = np.maximum(np.array(sliced.size) / np.array(crop.scaled), 0.25) * near
         surely, perhaps = _meets(boxes, rectangle, -reach), _meets(boxes, rectangle, reach)
         touched = [_any(pixels, place) for place in places(crop, sliced, boxes)]
         for token in np.flatnonzero((surely & ~np.array(touched)) | (touched & ~perhaps)):

@@ -17,5 +17,4 @@ def slicer_for(config: Mapping[str, Any], options: LlavaOptions) -> ImageSlicer:
 
     read, processing = read_config(config), processing_for(config, options)
     vision: Any = read.vision()
-    grid = processing.side // vision.patch_size
-    return SquareSlicer(processing, grid, class_token=True, strategy=read.vision_feature_select_strategy)
+    return SquareSlicer(processing, vision.patch_size, class_token=True, strategy=read.vision_feature_select_strategy)

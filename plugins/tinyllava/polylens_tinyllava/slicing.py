@@ -21,7 +21,7 @@ def slicer_for(config: Mapping[str, Any], options: TinyLlavaOptions) -> SquareSl
     vision: Any = read.vision()
     return SquareSlicer(
         processing,
-        processing.side // vision.patch_size,
+        vision.patch_size,
         class_token=vision.model_type != "siglip_vision_model",
         strategy=read.vision_feature_select_strategy,
         queries=query_count(read) if getattr(read, "connector_type", "") in RESAMPLED else None,  # type: ignore[arg-type]

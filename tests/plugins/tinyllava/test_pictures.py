@@ -88,7 +88,8 @@ def test_the_dropped_patch_of_siglip_is_the_one_in_the_corner():
     whole = slicer("siglip384", vision_feature_select_strategy="cls_patch").slice((384, 384)).token_boxes
     boxes = slicer("siglip384").slice((384, 384)).token_boxes
     np.testing.assert_array_equal(boxes, whole[1:])
-    np.testing.assert_allclose(whole[0], [0, 0, 384 / 27, 384 / 27], rtol=1e-6)
+    np.testing.assert_array_equal(whole[0], [0, 0, 14, 14])
+    np.testing.assert_array_equal(whole[-1], [364, 364, 378, 378])
 
 
 def test_a_wide_picture_loses_its_sides_to_clip_and_none_with_bars():
