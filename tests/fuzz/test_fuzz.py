@@ -17,7 +17,7 @@ from fuzz.outcome import Outcome
 from support import ROOT
 
 QUICK = ["pairs", "inline pairs", "queries", "documents", "document store", "original HDF5", "pictures", "judgements"]
-QUICK += ["conversations", "answers", "lists", "sentences", "comparisons"]
+QUICK += ["conversations", "answers", "benchmark questions", "benchmark answers", "lists", "sentences", "comparisons"]
 
 
 def test_mutated_input_is_accepted_whole_or_refused(tmp_path):

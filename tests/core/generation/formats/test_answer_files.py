@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from polylens.config import schemas
@@ -107,6 +107,7 @@ def test_files_are_recognised_and_read(tmp_path, name):
     assert [one.references for one in answers] == [() if name == "llava" else ("BAR",)] * 2
 
 
+@settings(max_examples=30)
 @given(st.lists(st.dictionaries(st.text(max_size=3), st.text(max_size=5) | st.integers(), min_size=1), max_size=4))
 def test_what_is_written_is_json(tmp_path_factory, values):
     for name in ("mmocr", "llava"):

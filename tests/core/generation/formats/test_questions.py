@@ -8,12 +8,15 @@ from pathlib import Path
 
 import pytest
 from formats_of_benchmarks import write_layout
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from polylens.config import schemas
 from polylens.errors import InputError
 from polylens.generation.formats.entries import Entry
 from polylens.generation.formats.items import BadItems
 from polylens.generation.formats.registry import QUESTION_FORMATS, question_format
+from polylens.generation.formats.textvqa_answers import question_of
 
 EXPECTED = {
     # picture, question, right answers
@@ -215,3 +218,62 @@ def test_what_was_answered_before_is_asked_anew():
     entry = Entry("f:1", "", {**value, "predict": "old", "result": 1, "score": 0.5})
     (item,) = QUESTION_FORMATS["ocrbench"].items(entry)
     assert item.fields == value
+
+
+NAMES = st.text("abc012_-", min_size=1, max_size=6)
+WORDS = st.text(st.characters(exclude_categories=["Cs", "Cc", "Z"]), min_size=1, max_size=8)
+
+
+@given(st.lists(st.tuples(NAMES, WORDS, st.lists(WORDS, max_size=2)), min_size=1), st.sampled_from([" ", "\t", "  "]))
+def test_labels_are_pictures_and_first_words(tmp_path_factory, lines, blank):
+    path = tmp_path_factory.mktemp("labels") / "test_label.txt"
+    path.write_text("".join(f"{name}.png{blank}{blank.join([word, *more])}\n" for name, word, more in lines))
+    found = [(one.image, one.answers) for one in QUESTION_FORMATS["ocr"].read(path, None)]
+    assert found == [(f"{name}.png", word) for name, word, _ in lines]
+
+
+@given(st.lists(st.tuples(NAMES, WORDS), min_size=1), st.sampled_from(["\n", "\r\n"]), st.booleans())
+def test_formulas_keep_their_line_break(tmp_path_factory, lines, end, last):
+    path = tmp_path_factory.mktemp("labels") / "test_labels.txt"
+    text = end.join(f"{name}.jpg\t{formula}" for name, formula in lines) + (end if last else "")
+    path.write_bytes(text.encode())
+    found = [(one.image, one.answers) for one in QUESTION_FORMATS["HME"].read(path, None)]
+    expected = [(f"{name}.jpg", f"{formula}\n") for name, formula in lines]
+    if not last:
+        expected[-1] = (expected[-1][0], expected[-1][1][:-1])
+    assert found == expected
+
+
+@given(st.lists(st.text("ab 1", max_size=4), max_size=3), st.text("xy 2", max_size=4))
+def test_brackets_of_poie(inside, outside):
+    value = outside + "".join(f"({part})" for part in inside)
+    entry = Entry("f:1", "", {"file_name": "1.jpg", "entity_dict": {"SS": value}})
+    (item,) = QUESTION_FORMATS["POIE"].items(entry)
+    assert item.answers == [*(part.strip() for part in inside), outside.strip()]
+
+
+@settings(max_examples=40)
+@given(st.dictionaries(st.text(max_size=4), st.lists(st.tuples(WORDS, st.text(max_size=5)), max_size=3), min_size=1))
+def test_books_of_ocrvqa(tmp_path_factory, books):
+    """Any name, also one with slashes and tildes, of which JSON pointers are made."""
+    path = tmp_path_factory.mktemp("books") / "dataset.json"
+    value = {
+        name: {"questions": [one for one, _ in asked], "answers": [other for _, other in asked]}
+        for name, asked in books.items()
+    }
+    path.write_text(json.dumps(value))
+    found = list(QUESTION_FORMATS["ocrVQA"].read(path, None))
+    assert [(one.image, one.question, one.answers) for one in found] == [
+        (f"{name}.jpg", question, answer) for name, asked in books.items() for question, answer in asked
+    ]
+    assert len({one.where for one in found}) == len(found)
+
+
+@given(
+    st.text(st.characters(exclude_characters="\n"), min_size=1), WORDS, st.sampled_from(["", "Reference OCR token: "])
+)
+def test_the_question_is_found_in_every_form_of_prompt(question, told, tokens):
+    after = "\n".join([question, *([f"{tokens}{told}"] if tokens else []), "Answer briefly."])
+    before = "\n".join([*([f"{tokens}{told}"] if tokens else []), question, "Answer briefly."])
+    for prompt in (after, before):
+        assert question_of(prompt, "f:1") == question.lower()
