@@ -62,16 +62,16 @@ def gather(made: Mapping[str, Sequence[Representation]], counts: Mapping[str, fl
                 f"positions of representation {block.name!r} are not a permutation of 0 to {len(order) - 1}"
             )
         found.order[block.name] = order
-        found.values[block.name] = torch.empty_like(values).index_copy_(0, order, values)
+        found.values[block.name] = _placed(values, order)
         if block.labels:
-            found.labels[block.name] = torch.empty_like(labels).index_copy_(0, order, labels)
+            found.labels[block.name] = _placed(labels, order)
     return found
 
 
 def return_gradients(gathered: Gathered, gradients: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Sum the gradients [n_global, D] of all ranks and give each rank those of its own vectors, in its own order."""
     if distributed.world_size() == 1:
-        return {name: gradient[gathered.order[name]] for name, gradient in gradients.items()}
+        return {name: _taken(gradient, gathered.order[name]) for name, gradient in gradients.items()}
     found: dict[str, Tensor] = {}
     for dtype in sorted({gradient.dtype for gradient in gradients.values()}, key=str):
         alike = {name: gradients[name] for name in sorted(gradients) if gradients[name].dtype == dtype}
@@ -189,6 +189,20 @@ def _views(run: Tensor, blocks: Sequence[_Block], rank: int) -> list[tuple[Tenso
     return views
 
 
+def _placed(rows: Tensor, order: Tensor) -> Tensor:
+    """Each row at its place; without a copy if all are there."""
+    return rows if _is_settled(order) else torch.empty_like(rows).index_copy_(0, order, rows)
+
+
+def _taken(rows: Tensor, order: Tensor) -> Tensor:
+    """The reverse of ``_placed``."""
+    return rows if _is_settled(order) else rows[order]
+
+
+def _is_settled(order: Tensor) -> bool:
+    return torch.equal(order, torch.arange(len(order), device=order.device))
+
+
 def _whole(parts: Sequence[Tensor]) -> Tensor:
     return parts[0] if len(parts) == 1 else torch.cat(list(parts))
 
@@ -203,7 +217,7 @@ class _Joined:
 
     @classmethod
     def of(cls, parts: Sequence[Representation]) -> _Joined:
-        values = torch.cat([part.values.detach() for part in parts])
+        values = _whole([part.values.detach() for part in parts])
         values = values.to(torch.promote_types(values.dtype, torch.float32))
         positions = [part.positions for part in parts if part.positions is not None]
         labels = [part.labels for part in parts if part.labels is not None]
