@@ -13,6 +13,8 @@ from toy import page
 
 from polylens.cli import main
 from polylens.config import schemas
+from polylens.generation.formats.answer_files import ANSWER_FORMATS
+from polylens.generation.formats.registry import QUESTION_FORMATS
 
 MODEL = ("predict", "--model-plugin", "minicpmv", "--model", "tiny", "--device", "cpu", "--num-workers", "0")
 MODEL += ("--max-new-tokens", "2")
@@ -59,6 +61,13 @@ def test_answers_of_a_benchmark_in_other_formats(tmp_path):
     assert llava["text"] == own["answer"]
     scores = ["evaluate", "textvqa", "--answers", str(tmp_path / "llava.jsonl"), "--annotations", str(path)]
     assert main(scores) == 0
+
+
+def test_help_names_every_format(capsys):
+    with pytest.raises(SystemExit):
+        main(["predict", "--help"])
+    words = capsys.readouterr().out.replace(",", " ").split()
+    assert {*QUESTION_FORMATS, *ANSWER_FORMATS} <= set(words)
 
 
 def questions(folder, count):
