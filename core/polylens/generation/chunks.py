@@ -11,10 +11,11 @@ from typing import Any, TypeVar
 
 from polylens.config import schemas
 from polylens.config.json_text import read_json_object
+from polylens.engine.run_folder import exclusive
 from polylens.errors import InputError
 from polylens.files import write_text
 from polylens.generation.formats.answer_files import AnswerFormat, read_answer_values, write_answer_values
-from polylens.generation.parts import run_card
+from polylens.generation.parts import parts_folder, run_card
 
 T = TypeVar("T")
 
@@ -68,7 +69,7 @@ class Chunk:
     def join(self, whole: Path, format: AnswerFormat) -> list[int]:
         """Put the chunks together if all are done; returns those that are not.
 
-        Whichever process ends last does it; should two of them, they write the same.
+        Whichever process ends last does it; of two, one after the other.
 
         Raises:
             InputError: they were made in different ways, or ``whole`` is of another run.
@@ -76,12 +77,18 @@ class Chunk:
         files = self._files(whole)
         missing = [index for index, file in enumerate(files) if not file.exists()]
         if not missing:
-            card = self._card(files)
-            _check(whole, card)
+            with exclusive(parts_folder(whole)):
+                self._write(whole, files, format)
+        return missing
+
+    def _write(self, whole: Path, files: Sequence[Path], format: AnswerFormat) -> None:
+        card = self._card(files)
+        if not whole.exists():
             values = (value for file in files for value, _ in read_answer_values(file, format.name)[1])
             write_text(run_card(whole), [json.dumps(card, indent=2, ensure_ascii=False), "\n"])
             write_answer_values(whole, format, values)
-        return missing
+        elif _read(whole).get("records") != card["records"]:
+            raise InputError(f"{whole} is made of other chunks; choose another --output")
 
     def check_whole(self, whole: Path) -> None:
         """Whether the file of all answers may be written.
@@ -111,8 +118,3 @@ def _read(output: Path) -> Mapping[str, Any]:
     card = read_json_object(path)
     schemas.check("prediction", card, str(path))
     return card
-
-
-def _check(whole: Path, card: Mapping[str, Any]) -> None:
-    if whole.exists() and _read(whole).get("records") != card["records"]:
-        raise InputError(f"{whole} is made of other chunks; choose another --output")

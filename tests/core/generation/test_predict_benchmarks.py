@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
 
 import pytest
 from formats_of_benchmarks import LAYOUTS, write_layout
@@ -106,6 +108,30 @@ def test_chunks_are_joined_by_the_last(tmp_path, capsys):
     assert predict(path, tmp_path / "whole.jsonl", *other) == 2
     assert predict(path, tmp_path / "a.jsonl") == 2
     assert "was begun with other records" in capsys.readouterr().err
+
+
+def test_chunks_of_other_questions_do_not_replace_what_is_joined(tmp_path, capsys):
+    path = questions(tmp_path, 4)
+    chunks = ["--num-chunks", "2", "--chunk-index"]
+    for index in "01":
+        assert predict(path, tmp_path / "a.jsonl", *chunks, index) == 0
+    before = (tmp_path / "a.jsonl").read_bytes()
+    path.write_text(path.read_text().replace("colour", "price"))
+    for left in tmp_path.glob("a.chunk-1-of-2*"):
+        left.unlink()
+    assert predict(path, tmp_path / "a.jsonl", *chunks, "1") == 2
+    assert "a.jsonl is made of other chunks; choose another --output" in capsys.readouterr().err
+    assert (tmp_path / "a.jsonl").read_bytes() == before
+
+
+@pytest.mark.long
+def test_chunks_at_the_same_time(tmp_path):
+    path = questions(tmp_path, 4)
+    command = [sys.executable, "-m", "polylens", *MODEL, "--input", str(path), "--output", str(tmp_path / "a.jsonl")]
+    both = [subprocess.Popen([*command, "--num-chunks", "2", "--chunk-index", index]) for index in "01"]
+    assert [one.wait(200) for one in both] == [0, 0]
+    assert [json.loads(line)["question_id"] for line in (tmp_path / "a.jsonl").open()] == [0, 1, 2, 3]
+    assert not list(tmp_path.glob("*.parts"))
 
 
 def test_chunks_of_different_runs_are_not_joined(tmp_path, capsys):
