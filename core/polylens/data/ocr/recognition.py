@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from tqdm import tqdm
 
-from polylens.data.images import decode_image
+from polylens.data.images import decode_image, image_size
 from polylens.data.ocr.engines import Engine, EngineSettings, make_engine
 from polylens.data.ocr.output import OcrOutput
 from polylens.data.ocr.pdf_text import PdfPage, page_text, text_layer_name
@@ -192,14 +192,14 @@ def _engine(settings: EngineSettings) -> Engine:
 def _recognise(task: _Task) -> _Found:
     """In a worker: what stands in a picture."""
     try:
-        image = decode_image(task.source, f"picture {task.name!r}")
-        text = _layer(task, image.size)
+        size = image_size(task.source, f"picture {task.name!r}")
+        text = _layer(task, size)
         if text is not None:
-            return _Found(image.size, text_layer_name(), tuple(text), from_text_layer=True)
+            return _Found(size, text_layer_name(), tuple(text), from_text_layer=True)
         if task.text_layer == "only":
-            return _Found(image.size, text_layer_name())
-        engine = _engine(task.settings)
-        return _Found(image.size, engine.name, tuple(engine.lines(image)))
+            return _Found(size, text_layer_name())
+        image, engine = decode_image(task.source, f"picture {task.name!r}"), _engine(task.settings)
+        return _Found(size, engine.name, tuple(engine.lines(image)))
     except InputError as error:
         return _Found(reason=str(error))
 
