@@ -21,8 +21,8 @@ class BicubicPreprocessor:
     """
 
     def __init__(self, mean: Sequence[float] = (0.5, 0.5, 0.5), std: Sequence[float] = (0.5, 0.5, 0.5)) -> None:
-        self.mean = tuple(mean)
-        self.std = tuple(std)
+        self.mean: Sequence[float] = tuple(mean)
+        self.std: Sequence[float] = tuple(std)
 
     def pixels(self, image: Image.Image, sliced: SlicedImage) -> list[Tensor]:
         """uint8 [3, H, W] per crop of an RGB picture. What lies outside the picture is black."""

@@ -11,7 +11,7 @@ from polylens import hookimpl
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from polylens.contracts import ChatTemplate, ImagePreprocessor, ImageSlicer, ModelFamily
+    from polylens.contracts import ChatTemplate, Collator, ImagePreprocessor, ImageSlicer, ModelFamily
 
 
 @hookimpl
@@ -44,10 +44,21 @@ def image_slicer(config: Mapping[str, Any], options: Any) -> ImageSlicer:
 
 @hookimpl
 def image_preprocessor(config: Mapping[str, Any], options: Any) -> ImagePreprocessor:
+    from polylens.modeling.preprocessing import BicubicPreprocessor
     from polylens.modeling.square_pixels import SquarePreprocessor
-    from polylens_llava_remgcl.processing import processing_for
+    from polylens_llava_remgcl.processing import processing_for, ratio_of
 
-    return SquarePreprocessor(processing_for(config, options))
+    processing = processing_for(config, options)
+    if ratio_of(config, options) == "anyres":
+        return BicubicPreprocessor(processing.mean, processing.std)
+    return SquarePreprocessor(processing)
+
+
+@hookimpl
+def collator(tokenizer: PreTrainedTokenizerBase, padding_side: str) -> Collator:
+    from polylens_llava_remgcl.collate import PictureCollator
+
+    return PictureCollator(tokenizer.pad_token_id, padding_side)  # type: ignore[arg-type]
 
 
 @hookimpl

@@ -32,8 +32,11 @@ def to_transformers(config: Mapping[str, Any], tokens: int) -> dict[str, Any]:
             f"config.json: /mm_projector_type is {read.mm_projector_type!r}, and transformers' LLaVA always has "
             f"{TWO_LAYERS}"
         )
-    if read.image_aspect_ratio == "anyres":
-        raise InputError("config.json: /image_aspect_ratio is 'anyres', which transformers has in another model")
+    if read.image_aspect_ratio == "anyres" or read.mm_patch_merge_type != "flat":
+        raise InputError(
+            f"config.json: /image_aspect_ratio is {read.image_aspect_ratio!r}, /mm_patch_merge_type is "
+            f"{read.mm_patch_merge_type!r}: transformers has these in another model, which this plugin does not write"
+        )
     vision: Any = read.vision()
     text, rows = read.text_values(), int(config["vocab_size"])
     text["vocab_size"] = rows if tokens + 2 <= rows else rows + FURTHER_ROWS

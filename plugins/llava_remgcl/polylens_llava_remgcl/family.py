@@ -17,6 +17,7 @@ TARGETS = {"vision": (ALL_LINEAR,), "connector": (ALL_LINEAR,), "llm": (ALL_LINE
 ORIGINAL_RENAMES = {
     r"^model\.vision_tower\.vision_tower\.": "vision_tower.",
     r"^model\.mm_projector\.": "mm_projector.",
+    r"^model\.image_newline": "image_newline.values",
     r"^model\.embed_tokens\.": "language_model.model.embed_tokens.",
     r"^model\.layers\.": "language_model.model.layers.",
     r"^model\.norm\.": "language_model.model.norm.",
@@ -25,10 +26,10 @@ ORIGINAL_RENAMES = {
 """Names of the original's files -> those of the modules."""
 
 
-def _components(connector: str) -> dict[str, tuple[str, ...]]:
+def _components(*connector: str) -> dict[str, tuple[str, ...]]:
     return {
         "vision": ("vision_tower",),
-        "connector": (connector,),
+        "connector": connector,
         "llm": ("language_model",),
         "embed_tokens": ("language_model.model.embed_tokens",),
     }
@@ -36,9 +37,9 @@ def _components(connector: str) -> dict[str, tuple[str, ...]]:
 
 LLAVA = ModelFamily(
     name="llava",
-    description="LLaVA 1.5, LLaVAR, REMGCL in the original layout: CLIP, linear or MLP projector, Llama or Vicuna",
+    description="LLaVA 1.5 and 1.6, LLaVAR, REMGCL in the original layout: CLIP, a projector, Vicuna or another Llama",
     recognises=is_original,
-    components=_components("mm_projector"),
+    components=_components("mm_projector", "image_newline"),
     lora_targets=TARGETS,
     presets={"tiny": PRESETS / "tiny"},
     layouts=(

@@ -9,7 +9,7 @@ from polylens.errors import InputError
 from polylens.modeling.processing import Processing, processing_of_file, processing_of_tower
 from polylens_llava_remgcl.options import LlavaOptions
 
-RATIOS = ("square", "pad")
+RATIOS = ("square", "pad", "anyres")
 
 
 def ratio_of(config: Mapping[str, Any], options: LlavaOptions) -> str:
