@@ -1,6 +1,7 @@
-# make demo   render, train, evaluate and report on the manuals of this repository (CPU, about five minutes)
-# make test   run the tests
-# make check  what .ci/run runs: lint, types, tests
+# make demo       render, train, evaluate and report on the manuals of this repository (CPU, about five minutes)
+# make alignment  three models with and without multi_granularity on pictures with text (CPU, some minutes)
+# make test       run the tests
+# make check      what .ci/run runs: lint, types, tests
 #
 # Everything happens in .venv, which is made on first use. The tests compile one small operator of DeepSpeed and need a
 # C++ compiler for it (g++); ninja comes with the Python packages.
@@ -16,7 +17,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 EXAMPLE := examples/polylens_qwen2_5_vl
 
-.PHONY: all demo test lint format types check generate clean
+.PHONY: all demo alignment test lint format types check generate clean
 all: $(STAMP)
 
 $(STAMP): pyproject.toml $(EXAMPLE)/pyproject.toml
@@ -29,6 +30,17 @@ $(STAMP): pyproject.toml $(EXAMPLE)/pyproject.toml
 # One thread: the model is too small to gain from more, and threads wait for each other on a busy machine.
 demo: $(STAMP)
 	OMP_NUM_THREADS=1 $(DEVICE_ENV) $(BIN)/python examples/demo/run_demo.py
+
+alignment: export OMP_NUM_THREADS = 1
+alignment: PICTURES = runs/alignment/pictures
+alignment: $(STAMP)
+	$(BIN)/polylens data synth subtitles --images examples/subtitles/backgrounds \
+	    --sentences examples/subtitles/sentences.txt --count 120 --output $(PICTURES) \
+	    --option size='[224, 224]' --option font_size='[0.1, 0.13]'
+	$(BIN)/polylens data ocr --images $(PICTURES) --output runs/alignment/ocr.jsonl
+	$(BIN)/polylens data convert $(PICTURES)/labels.jsonl --output $(PICTURES)/split --image-root $(PICTURES) \
+	    --split train=0.85 test=0.15 --split-by answer
+	$(DEVICE_ENV) $(BIN)/polylens benchmark examples/alignment.yaml
 
 test: $(STAMP)
 	@command -v $${CXX:-g++} >/dev/null || { echo "make test needs a C++ compiler: install g++"; exit 1; }

@@ -14,6 +14,7 @@ from polylens.benchmark.steps import Step, fingerprint
 from polylens.config.files import merge, run_file_text
 from polylens.config.parser import load_run
 from polylens.config.run import RunConfig
+from polylens.engine.training import build_objective
 from polylens.errors import InputError
 from polylens.files import write_text
 
@@ -30,8 +31,11 @@ class Files:
 
     def digest(self, path: Path) -> str:
         """Tells files apart by their content; pictures count by their names."""
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        try:
+            with path.open("rb") as file:
+                return hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError as error:
+            raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
 
 
 @dataclass(frozen=True)
@@ -99,7 +103,8 @@ class _Builder:
         key = fingerprint(asdict(model), _versions())
         if part is not None:
             content = self._run(model, part)
-            key = fingerprint(content, self.files.digest(self.files.train), self.comparison.processes, _versions())
+            read = [self.files.digest(Path(path)) for path in (self.files.train, *content["data"].get("ocr", []))]
+            key = fingerprint(content, *read, self.comparison.processes, _versions())
             run, steps["train"] = self._train(content, key)
             source = str(steps["train"].output.parent)
             if run.lora.enable:
@@ -133,8 +138,11 @@ class _Builder:
         except InputError as error:
             run_file.unlink()
             raise InputError(str(error).removeprefix(f"{run_file}: ")) from error
-        if run.objective.name != "lm":
-            raise InputError(f"objective {run.objective.name!r} does not answer; comparisons train with lm")
+        if build_objective(run).records != "conversations":
+            raise InputError(
+                f"objective {run.objective.name!r} trains on pairs, and its models do not answer; comparisons train on "
+                "conversations, with lm or multi_granularity"
+            )
         arguments = ("train", "--config", str(run_file))
         return run, Step("train", arguments, place / "polylens.json", place, self.comparison.processes)
 

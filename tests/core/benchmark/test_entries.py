@@ -72,12 +72,23 @@ def test_a_change_concerns_what_depends_on_it_alone(make, tmp_path):
     assert tested["a/full"]["predict"] != before["a/full"]["predict"]
 
 
+def test_ocr_lines_are_a_part_of_what_is_trained_on(make, tmp_path):
+    mode = {"objective": {"name": "multi_granularity"}, "data": {"ocr": [str(tmp_path / "ocr.jsonl")]}}
+    with pytest.raises(InputError, match=r"ocr\.jsonl cannot be read"):
+        make({"aligned": mode})
+    made = []
+    for text in ("{}", "{ }"):
+        (tmp_path / "ocr.jsonl").write_text(text)
+        made.append(outputs(make({"aligned": mode}))["a/aligned"]["train"])
+    assert made[0] != made[1]
+
+
 @pytest.mark.parametrize(
     ("mode", "message"),
     [
         ({"lorra": {}}, r"c\.yaml: a/full: .*/lorra: unknown key \(did you mean 'lora'"),
         ({"training": {"learning_rate": "fast"}}, r"c\.yaml: a/full: .*learning_rate"),
-        ({"objective": {"name": "contrastive"}}, "comparisons train with lm"),
+        ({"objective": {"name": "contrastive"}}, "comparisons train on conversations"),
     ],
 )
 def test_a_run_that_cannot_be_is_seen_before_any_is_made(make, mode, message):
