@@ -140,8 +140,8 @@ class _Builder:
             raise InputError(str(error).removeprefix(f"{run_file}: ")) from error
         if build_objective(run).records != "conversations":
             raise InputError(
-                f"objective {run.objective.name!r} trains on pairs, and its models do not answer; comparisons train on "
-                "conversations, with lm or multi_granularity"
+                f"objective {run.objective.name!r} trains on pairs, and such a model does not answer; comparisons "
+                "train on conversations, with lm or multi_granularity"
             )
         arguments = ("train", "--config", str(run_file))
         return run, Step("train", arguments, place / "polylens.json", place, self.comparison.processes)
