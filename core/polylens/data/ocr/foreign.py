@@ -1,4 +1,4 @@
-"""OCR lines as REMGCL's scripts write them, made into an OCR file."""
+"""Lists of OCR lines as the scripts of REMGCL write them, made into an OCR file."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from polylens.files import write_text
 
 __all__ = ["OcrConversion", "convert_ocr"]
 
-ENGINE = "paddleocr, as REMGCL's ocr_generate.py wrote it"
+ENGINE = "paddleocr, converted"
 
 _SHARES = 1.5
 """No corner's share of the width or height is larger; a larger number counts pixels."""
@@ -45,7 +45,7 @@ def convert_ocr(
 ) -> OcrConversion:
     """Write ``ocr.jsonl`` (``schemas/ocr.schema.json``) into a folder.
 
-    Inputs (``schemas/remgcl_ocr.schema.json``) hold for each picture ``[[4 corners], [text, score]]`` a line, or null.
+    Inputs (``schemas/ocr_list.schema.json``) hold for each picture ``[[4 corners], [text, score]]`` a line, or null.
     Corners are shares of width and height, or pixels if any is larger than 1.5. Sizes are those of the pictures; of
     pictures that are not there, those of the records.
 
@@ -81,7 +81,7 @@ def _lines(files: Sequence[Path]) -> Iterator[Line]:
 
 def _record(line: Line, opener: ImageOpener) -> dict[str, Any]:
     value = parse_line(line)
-    problems = schemas.errors("remgcl_ocr", value)
+    problems = schemas.errors("ocr_list", value)
     if problems:
         raise BadRecord(line.where, problems, record=str(value.get("id", "")) if isinstance(value, dict) else "")
     size = _size(value, line, opener)
