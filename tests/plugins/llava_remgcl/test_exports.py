@@ -65,6 +65,28 @@ def test_plain_transformers_has_the_same_logits(ours, exported):
     assert made.shape[1] == 704
 
 
+@torch.no_grad()
+def test_plain_transformers_says_the_same(ours, exported):
+    """Greedy answers; the tokens that it has beyond ours are kept out of its own."""
+    found = load_checkpoint(None, str(ours))
+    prompt = found.preparer(ImageOpener(), style="chat").example(QUESTION)
+    batch = found.collator("left")([prompt])
+    ours_said = found.model.eval().generate(batch, do_sample=False, max_new_tokens=12, pad_token_id=0)[0]
+    theirs = LlavaForConditionalGeneration.from_pretrained(exported).eval()
+    ids = batch.input_ids.masked_fill(batch.visual_mask, theirs.config.image_token_id)
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (found.preprocessor.mean, found.preprocessor.std))
+    said = theirs.generate(
+        input_ids=ids,
+        attention_mask=batch.attention_mask.long(),
+        pixel_values=(torch.stack(batch.pixels) / 255 - mean) / std,
+        do_sample=False,
+        max_new_tokens=12,
+        pad_token_id=0,
+        suppress_tokens=list(range(640, 704)),
+    )
+    assert said[0, ids.shape[1] :].tolist() == ours_said.tolist()
+
+
 def test_its_own_processor_writes_the_same_prompt(ours, exported):
     """As many places for a picture as there are visual tokens, and the ids around them."""
     found = load_checkpoint(None, str(ours))

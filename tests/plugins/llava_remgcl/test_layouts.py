@@ -12,11 +12,16 @@ from safetensors.torch import load_file, save_file
 
 import polylens
 from polylens import cli
+from polylens.contracts import ImageRef, Message
 from polylens.engine.composing import compose
 from polylens.engine.loading import load_checkpoint
 from polylens.engine.merge import merge_delta
 from polylens.engine.saving import save_model_folder
 from polylens.errors import InputError
+from polylens.modeling.tokenizers import load_tokenizer
+from polylens_llava_remgcl.family import PRESETS
+from polylens_llava_remgcl.model import build
+from polylens_llava_remgcl.recognition import is_original, is_transformers
 
 TOWER = "model.vision_tower."
 PROJECTOR = "model.mm_projector."
@@ -217,3 +222,49 @@ def test_a_new_model_with_a_connector_that_was_trained_before(parts, projector, 
     given = {"llm": str(parts / "llm"), "vision": str(parts / "clip")}
     with pytest.raises(InputError, match=r"no file of this connector: it lacks mm_projector\.bias"):
         compose("llava_remgcl", given, "linear", tmp_path / "x", connector_weights=projector / "mm_projector.bin")
+
+
+def test_llavar_has_one_layer_and_tokens_around_its_pictures(parts, tmp_path):
+    """Its file, older than ``mm_projector_type``, says neither what the projector is nor its class's later name."""
+    config = json.loads((PRESETS / "tiny" / "config.json").read_text())
+    config.pop("mm_projector_type")
+    config |= {"model_type": "llava", "mm_use_im_start_end": True, "mm_use_im_patch_token": False, "vocab_size": 642}
+    build(config).save_pretrained(tmp_path)
+    tokenizer = load_tokenizer(PRESETS / "tiny")
+    tokenizer.add_tokens(["<im_start>", "<im_end>"], special_tokens=True)
+    tokenizer.save_pretrained(tmp_path)
+    found = load_checkpoint("llava_remgcl", str(tmp_path))
+    save_model_folder(found, tmp_path / "saved", found.card)
+    names = {name for name in load_file(tmp_path / "saved" / "model.safetensors") if name.startswith(PROJECTOR)}
+    assert names == {f"{PROJECTOR}weight", f"{PROJECTOR}bias"}
+    picture = ImageRef("bytes", b"")
+    made = found.template.encode([Message("user", (picture, "Hi"))], [found.slicer.slice((90, 60))])
+    around = [made.visual_mask.index(True) - 1, len(made.visual_mask) - made.visual_mask[::-1].index(True)]
+    assert [made.input_ids[place] for place in around] == [640, 641]
+
+
+@pytest.mark.parametrize(
+    ("said", "problem"),
+    [
+        ({"mm_projector_type": "resampler"}, "/mm_projector_type is 'resampler'; it may be identity, linear"),
+        ({"mm_projector_type": "identity"}, "features are 48 wide, and the language model is 64 wide"),
+        ({"s2": True}, "/s2 is True: the tower would look at several scales"),
+        ({"vision_config": {"model_type": "siglip_vision_model"}}, "is of type 'siglip_vision_model'"),
+    ],
+)
+def test_models_that_cannot_be_are_refused(said, problem):
+    config = json.loads((PRESETS / "tiny" / "config.json").read_text())
+    with pytest.raises(InputError, match=problem):
+        build({**config, **said})
+
+
+def test_files_are_told_apart_by_their_fields():
+    """transformers reads the original's file as its own, with the sizes of LLaVA 7B."""
+    original, hf = (json.loads((PRESETS / name / "config.json").read_text()) for name in ("tiny", "tiny-hf"))
+    for kind in ("llava", "llava_llama", "llava_mistral"):
+        assert is_original({**original, "model_type": kind})
+        assert not is_transformers({**original, "model_type": kind})
+    assert is_transformers(hf)
+    assert not is_original(hf)
+    assert not is_original({"model_type": "llava", "hidden_size": 4096})
+    assert build({**original, "model_type": "llava"}).language_model.config.hidden_size == 64

@@ -136,6 +136,7 @@ def test_the_learning_rate_under_zero_follows_the_cosine(colours, tmp_path, zero
     assert logged(tmp_path / "out", "learning_rate") == pytest.approx([cosine(n) for n in range(STEPS)])
 
 
+@pytest.mark.long
 def test_contrastive_makes_a_retriever(tmp_path):
     """Small micro-batches, and the gradient is verified in the run."""
     pairs, store = write_toy(tmp_path / "toy")
