@@ -13,10 +13,12 @@ from formats_of_benchmarks import LAYOUTS, write_layout
 from support import torchrun
 from toy import page
 
+import polylens
 from polylens.cli import main
 from polylens.config import schemas
 from polylens.generation.formats.answer_files import ANSWER_FORMATS
 from polylens.generation.formats.registry import QUESTION_FORMATS
+from polylens.generation.questions import Asked, read_questions
 
 MODEL = ("predict", "--model-plugin", "minicpmv", "--model", "tiny", "--device", "cpu", "--num-workers", "0")
 MODEL += ("--max-new-tokens", "2")
@@ -215,6 +217,7 @@ def test_bad_questions_are_set_aside(tmp_path, capsys):
 
 DIES = """
 import os, signal, sys
+import polylens
 from polylens.cli import main
 from polylens.generation.parts import PartWriter
 
@@ -242,3 +245,12 @@ def test_two_ranks_of_which_one_is_killed_and_resumed(tmp_path):
     assert main([*command, str(tmp_path / "whole.json")]) == 0
     assert (tmp_path / "killed.json").read_bytes() == (tmp_path / "whole.json").read_bytes()
     assert len(json.loads((tmp_path / "whole.json").read_text())) == 12
+
+
+def test_questions_from_python(tmp_path):
+    path, _ = write_layout(tmp_path, "FUNSD")
+    asked = read_questions([path], Asked(limit=1))
+    vlm = polylens.load("minicpmv", "tiny", device="cpu")
+    (answer,) = vlm.predict([one.record for one in asked.questions], image_root=asked.image_root, max_new_tokens=2)
+    assert predict(path, tmp_path / "FUNSD.json") == 0
+    assert json.loads((tmp_path / "FUNSD.json").read_text())[0]["answer"] == answer.text
