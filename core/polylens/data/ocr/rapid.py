@@ -43,7 +43,7 @@ class RapidOcr:
         except ImportError as error:
             raise InputError(
                 f"the OCR engine rapidocr needs packages that are not installed ({error.name}): "
-                "pip install 'polylens[ocr]'; or take --engine tesseract"
+                "pip install 'polylens[ocr]'; or take --engine tesseract, or for pages of PDF files --text-layer only"
             ) from None
         from importlib.metadata import version
 
