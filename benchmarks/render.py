@@ -2,23 +2,25 @@
 
     python benchmarks/render.py [FOLDER] [--rounds 5] [--dpi 144] [--quality 90]
 
-Each program is a command of its own, in turn with the others: the loop, and ``polylens data render`` with one worker
-and with two. The start (importing, starting workers) is measured on two PDFs of one page each and taken off, so that
-the figures are those of the pages. The best round of each counts. The program ends with an error unless all three
-make the same bytes of every page. ``FOLDER`` is searched for ``*.pdf`` files, all readable; by default it is
-``examples/manuals``.
+Each program is a command of its own, in turn with the others: the loop, ``polylens data render`` with one worker and
+with two, and for what the machine can give at most two loops at the same time. The start (importing, starting workers)
+is measured on two PDFs of one page each and taken off, so that the figures are those of the pages. The best round of
+each counts. The program ends with an error unless the loop and both renderings make the same bytes of every page.
+``FOLDER`` is searched for ``*.pdf`` files, all readable; by default it is ``examples/manuals``.
 """
 
 from __future__ import annotations
 
 import argparse
 import shutil
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
 from commands import CommandCost, compiled, cost, least
 
+TWICE = "loops at once"
 MANUALS = Path(__file__).parents[1] / "examples" / "manuals"
 
 
@@ -26,6 +28,9 @@ def main() -> None:
     args = _arguments()
     if args.bare:
         bare_loop(args.folder, args.bare, args.dpi, args.quality)
+        return
+    if args.bare_twice:
+        _two_loops(args)
         return
     with tempfile.TemporaryDirectory() as scratch:
         root = Path(scratch)
@@ -56,6 +61,15 @@ def bare_loop(folder: Path, output: Path, dpi: float, quality: int) -> None:
             image.save(output / f"{path.name}#{number + 1}", "JPEG", quality=quality)
 
 
+def _two_loops(args: argparse.Namespace) -> None:
+    """The whole work twice, in two processes."""
+    args.bare_twice.mkdir()
+    settings = ["--dpi", str(args.dpi), "--quality", str(args.quality), str(args.folder)]
+    outputs = (args.bare_twice / "a", args.bare_twice / "b")
+    loops = [subprocess.Popen([sys.executable, __file__, "--bare", str(output), *settings]) for output in outputs]
+    sys.exit(max(loop.wait() for loop in loops))
+
+
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, nargs="?", default=MANUALS)
@@ -63,6 +77,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--dpi", type=float, default=144)
     parser.add_argument("--quality", type=int, default=90)
     parser.add_argument("--bare", type=Path, metavar="OUTPUT", help="only run the bare loop, once, into a new folder")
+    parser.add_argument("--bare-twice", type=Path, help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
@@ -83,6 +98,7 @@ def _programs(args: argparse.Namespace, root: Path) -> dict[str, list[str]]:
         "loop": [sys.executable, __file__, "--bare", str(root / "loop"), *settings],
         "one": [*render, "--output", str(root / "one"), "--workers", "1"],
         "two": [*render, "--output", str(root / "two"), "--workers", "2"],
+        TWICE: [sys.executable, __file__, "--bare-twice", str(root / TWICE), *settings],
     }
 
 
@@ -91,7 +107,7 @@ def _check_same(root: Path, programs: dict[str, list[str]]) -> int:
     from polylens.data.store import open_documents
 
     pages = {path.name: path.read_bytes() for path in (root / "loop").iterdir()}
-    for name in set(programs) - {"loop"}:
+    for name in set(programs) - {"loop", TWICE}:
         store = open_documents([root / name])
         if {id: store.read(id).image for id in store.ids()} != pages:
             sys.exit(f"the pages of {name!r} are not those of the loop")
@@ -103,18 +119,22 @@ def _per_page(
 ) -> CommandCost:
     """Costs of a page, the start taken off."""
     whole, begun = best[name, folder], best[name, start]
-    return CommandCost(*((many - two) / (pages - 2) for many, two in zip(whole, begun, strict=True)))
+    made = (pages - 2) * (2 if name == TWICE else 1)
+    return CommandCost(*((many - two) / made for many, two in zip(whole, begun, strict=True)))
 
 
 def _report(found: dict[str, CommandCost], pages: int) -> None:
     print(f"{pages} pages, the same bytes from all three")
     for name, each in found.items():
-        print(f"{name:<5} {each.seconds * 1e3:6.2f} ms processor, {1 / each.wall:6.1f} pages a second by the clock")
-    loop, one, two = (found[name] for name in ("loop", "one", "two"))
+        print(f"{name:<13} {each.seconds * 1e3:6.2f} ms processor, {1 / each.wall:6.1f} pages a second by the clock")
+    loop, one, two, twice = (found[name] for name in ("loop", "one", "two", TWICE))
     print(
         f"one / loop: {loop.wall / one.wall:.3f} of its pages a second, {one.seconds / loop.seconds:.3f} of its work"
     )
     print(f"two / one: {one.wall / two.wall:.2f} of its pages a second, {two.seconds / one.seconds:.3f} of its work")
+    print(
+        f"two loops at once / loop: {loop.wall / twice.wall:.2f} of its pages a second, which is what the cores give"
+    )
 
 
 if __name__ == "__main__":
