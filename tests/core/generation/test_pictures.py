@@ -159,9 +159,16 @@ def test_without_a_network(monkeypatch):
 
 
 def test_a_search_for_a_name_that_does_not_end(monkeypatch):
-    monkeypatch.setattr(socket, "getaddrinfo", lambda *given, **more: threading.Event().wait(20))
+    released = threading.Event()
+
+    def hangs(*given: object, **more: object) -> None:
+        released.wait(20)
+        raise socket.gaierror(-3, "Temporary failure in name resolution")
+
+    monkeypatch.setattr(socket, "getaddrinfo", hangs)
     with pytest.raises(InputError, match="was not fetched within"):
         picture_bytes("http://example.org/a.png", time_limit=0.1)
+    released.set()
 
 
 def test_pictures_of_a_conversation(site):

@@ -156,6 +156,7 @@ WRONG = [
     (["--answers-format", "ocrbench"], "q.jsonl:1: answers of the format ocrbench need questions of OCRBench"),
     (["--format", "textVQA"], "q.jsonl:2: not JSON: Extra data"),
     (["--format", "conversations"], "'conversations' is a required property"),
+    (["--format", "conversations", "--prompt", "{question}!"], "and these are conversations"),
     (["--documents", "x"], "document stores belong to conversations; the pictures of llava are files"),
     (["--image-root", "gone"], "'0.png' does not exist under the image root"),
 ]
