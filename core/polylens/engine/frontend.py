@@ -45,7 +45,7 @@ def load_frontend(hooks: Any, found: ModelSource, options: Mapping[str, Any] | N
     given = {**(found.card.options if found.card else {}), **(options or {})}
     chosen = build_options(family.options, given, f"model family {family.name!r}")
     with refusing(f"{found.folder}: the tokenizer cannot be read", trusted=found.is_preset):
-        tokenizer = hooks.tokenizer(family=family, source=found.folder)
+        tokenizer = hooks.tokenizer(family=family, source=found.tokenizer)
     around = {"family": family, "config": found.config, "options": chosen}
     with described(found):
         slicer, preprocessor = hooks.image_slicer(**around), hooks.image_preprocessor(**around)

@@ -58,7 +58,8 @@ def save_model_folder(
     if has_adapter(model):
         _save_adapter(checkpoint, weights, folder)
     else:
-        copy_small_files(checkpoint.source.folder, folder)
+        for source in checkpoint.source.folders:
+            copy_small_files(source, folder)
         model.save_pretrained(folder, state_dict=weights)
     card.save(folder)
     _save(parameters or {}, folder / OBJECTIVE_FILE)

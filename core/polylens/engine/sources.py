@@ -25,6 +25,7 @@ ADAPTER = "adapter_config.json"
 PROCESSOR = "preprocessor_config.json"
 """What a model folder says of how its pictures are made."""
 
+_TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json")
 _MAX_LAYERS = 10_000
 
 
@@ -56,6 +57,17 @@ class ModelSource:
     parts: Mapping[str, str] = field(default_factory=dict)
     weights: Path | None = None
     borrowed: Mapping[str, Borrowed] = field(default_factory=dict)
+
+    @property
+    def folders(self) -> tuple[Path, ...]:
+        """Where the small files of the model are, those that count least first."""
+        return (self.folder,) if self.weights is None else (self.weights, self.folder)
+
+    @property
+    def tokenizer(self) -> Path:
+        """The folder with the tokenizer: a projector or an adapter may lie without one."""
+        holding = [folder for folder in self.folders if any((folder / name).is_file() for name in _TOKENIZERS)]
+        return holding[-1] if holding else self.folder
 
 
 def find_model(

@@ -9,13 +9,15 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from support import torchrun
+from toy import write_conversations
 
 import polylens
 from polylens import cli
 from polylens.contracts import ImageRef, Message
 from polylens.engine.composing import compose
 from polylens.engine.loading import load_checkpoint
-from polylens.engine.merge import merge_delta
+from polylens.engine.merge import convert_model, merge_delta
 from polylens.engine.saving import save_model_folder
 from polylens.errors import InputError
 from polylens.modeling.tokenizers import load_tokenizer
@@ -106,6 +108,12 @@ def test_what_is_saved_is_complete(parts, tmp_path):
     assert same(state(tmp_path / "saved"), state(parts / "llava"))
 
 
+def without_tokenizer(folder: Path) -> Path:
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (folder / name).unlink()
+    return folder
+
+
 def projector_of(parts: Path, prefix: str = "") -> dict[str, torch.Tensor]:
     weights = load_file(parts / "llava" / "model.safetensors")
     return {prefix + name: weight for name, weight in weights.items() if name.startswith(PROJECTOR)}
@@ -113,8 +121,8 @@ def projector_of(parts: Path, prefix: str = "") -> dict[str, torch.Tensor]:
 
 @pytest.fixture
 def projector(parts, tmp_path) -> Path:
-    """What the first stage leaves: ``config.json`` and ``mm_projector.bin``."""
-    folder = released(parts, tmp_path / "projector", str(parts / "clip"), keep=lambda name: False)
+    """What the first stage leaves: ``config.json`` and ``mm_projector.bin``, and no tokenizer."""
+    folder = without_tokenizer(released(parts, tmp_path / "projector", str(parts / "clip"), keep=lambda name: False))
     torch.save(projector_of(parts), folder / "mm_projector.bin")
     return folder
 
@@ -126,6 +134,9 @@ def test_a_folder_of_a_projector_is_a_model_over_its_language_model(parts, proje
     assert same(state(projector, base=str(parts / "llm")), state(parts / "llava"))
     with pytest.raises(InputError, match=r"language model 'gone/vicuna' cannot be found.*--base"):
         state(projector)
+    found = load_checkpoint("llava_remgcl", str(projector), base=str(parts / "llm"))
+    save_model_folder(found, tmp_path / "saved", found.card)
+    assert same(state(tmp_path / "saved"), state(parts / "llava"))
     (projector / "mm_projector.bin").unlink()
     with pytest.raises(InputError, match="takes no base"):
         state(projector, base=str(parts / "llm"))
@@ -134,7 +145,7 @@ def test_a_folder_of_a_projector_is_a_model_over_its_language_model(parts, proje
 @pytest.fixture
 def adapter(parts, tmp_path) -> Path:
     """What the original leaves of training an adapter over the language model."""
-    folder = released(parts, tmp_path / "adapter", str(parts / "clip"), keep=lambda name: False)
+    folder = without_tokenizer(released(parts, tmp_path / "adapter", str(parts / "clip"), keep=lambda name: False))
     names = [ADAPTED.format(layer, part) for layer in range(2) for part in "qv"]
     said = {"peft_type": "LORA", "r": RANK, "lora_alpha": 8, "lora_dropout": 0.0, "bias": "none"}
     said |= {"target_modules": ["q_proj", "v_proj"], "base_model_name_or_path": str(parts / "llm")}
@@ -213,6 +224,39 @@ def test_a_new_model_of_parts(parts, tmp_path, connector):
     )
 
 
+def test_transformers_layout_gets_the_tower_too(parts, tmp_path):
+    folder = released(parts, tmp_path / "model", str(parts / "clip"))
+    convert_model(folder, "llava-hf", tmp_path / "a", plugin="llava_remgcl")
+    convert_model(parts / "llava", "llava-hf", tmp_path / "b")
+    assert same(state(tmp_path / "a"), state(tmp_path / "b"))
+
+
+@pytest.mark.long
+def test_a_borrowed_tower_under_zero_3(parts, tmp_path):
+    """Partitioned weights are filled in on every rank: the first loss is that of one process with the whole model."""
+    folder, talk = released(parts, tmp_path / "model", str(parts / "clip")), write_conversations(tmp_path, 8)
+    losses = {}
+    for name, model, more in (("one", parts / "llava", ()), ("two", folder, ("--zero", "3"))):
+        argv = [
+            "train",
+            "--model-plugin",
+            "llava_remgcl",
+            "--model",
+            str(model),
+            "--objective",
+            "lm",
+            "--max-steps",
+            "1",
+        ]
+        argv += ["--train", str(talk), "--output-dir", str(tmp_path / name), "--dataloader-num-workers", "0", *more]
+        argv += ["--on-bad-record", "quarantine", "--per-device-train-batch-size", "2" if more else "4"]
+        torchrun("-m", "polylens", *argv, "--logging-steps", "1", nproc=2 if more else 1, timeout=300)
+        lines = (tmp_path / name / "metrics.jsonl").read_text().splitlines()
+        losses[name] = next(entry["loss"] for entry in map(json.loads, lines) if "loss" in entry)
+    assert losses["two"] == pytest.approx(losses["one"], rel=1e-5)
+    assert (tmp_path / "two" / "config.json").read_text().count('"vision_config"') == 1
+
+
 def test_a_new_model_with_a_connector_that_was_trained_before(parts, projector, tmp_path, capsys):
     argv = ["compose", "--model-plugin", "llava_remgcl", "--llm", parts / "llm", "--vision", parts / "clip"]
     argv += ["--connector", "mlp2x_gelu", "--connector-weights", projector / "mm_projector.bin"]
@@ -268,3 +312,17 @@ def test_files_are_told_apart_by_their_fields():
     assert not is_original(hf)
     assert not is_original({"model_type": "llava", "hidden_size": 4096})
     assert build({**original, "model_type": "llava"}).language_model.config.hidden_size == 64
+
+
+def test_the_originals_parts_make_its_model(original, tmp_path):
+    """Vicuna, CLIP and ``mm_projector.bin`` as its stages leave them; names are those of its own files."""
+    folder = original.folder
+    given = {"llm": str(folder / "tiny-vicuna"), "vision": str(folder / "tiny-clip")}
+    compose("llava_remgcl", given, "mlp2x_gelu", tmp_path / "new", connector_weights=folder / "mm_projector.bin")
+    named = json.loads((folder / "state_dict_keys_tf4.31.json").read_text(encoding="utf-8"))
+    made = load_file(tmp_path / "new" / "model.safetensors")
+    buffers = {name for name in named if name.endswith(("inv_freq", "position_ids"))}
+    assert made.keys() == named.keys() - buffers
+    assert all(list(made[name].shape) == named[name] for name in made)
+    projector = torch.load(folder / "mm_projector.bin", weights_only=True)
+    assert all(torch.equal(made[name], weight) for name, weight in projector.items())

@@ -92,7 +92,8 @@ def _base(hooks: Any, found: ModelSource, partial: Path) -> Iterator[Path]:
         folder.mkdir()
         seed = found.card.base_seed if found.card is not None and found.card.base_seed is not None else 0
         model = load_model(hooks, found, "auto", "sdpa", seed)
-        copy_small_files(found.folder, folder)
+        for source in found.folders:
+            copy_small_files(source, folder)
         model.save_pretrained(folder)
         yield folder
     finally:
