@@ -22,7 +22,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--to", metavar="FAMILY", help="family of the same plugin that --convert makes, such as llava-hf"
     )
-    parser.add_argument("--vision-tower", help="with --convert: folder of the vision tower, if the model has none")
+    parser.add_argument(
+        "--option",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="option of the model family, for an adapter or --convert, such as vision_tower=FOLDER",
+    )
     parser.add_argument("--output-dir", type=Path, required=True, help="the new folder")
     parser.add_argument(
         "--dtype", default="auto", help="auto (as they are, the default), float32, bfloat16, float16 or float64"
@@ -32,6 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from polylens.config.options import assignments
     from polylens.engine.merge import average_models, convert_model, merge_adapter, merge_delta, merge_zero
 
     _check(args)
@@ -39,14 +46,14 @@ def run(args: argparse.Namespace) -> int:
     if args.delta:
         print(merge_delta(args.delta, args.base, args.output_dir, **options))
     elif args.convert:
-        tower = {"vision_tower": args.vision_tower} if args.vision_tower else {}
-        print(convert_model(args.convert, args.to, args.output_dir, options=tower, **options))
+        print(convert_model(args.convert, args.to, args.output_dir, options=assignments(args.option), **options))
     elif args.average:
         print(average_models(args.average, args.output_dir, **options))
     elif args.from_zero:
         print(merge_zero(args.from_zero, args.output_dir, **options))
     else:
-        print(merge_adapter(args.adapter, args.output_dir, base=args.base, **options))
+        own = assignments(args.option)
+        print(merge_adapter(args.adapter, args.output_dir, base=args.base, options=own, **options))
     return 0
 
 
@@ -59,5 +66,5 @@ def _check(args: argparse.Namespace) -> None:
         raise InputError("--delta needs the folder that it is the difference from: --base")
     if bool(args.convert) != bool(args.to):
         raise InputError("--convert and --to go together: --convert MODEL --to FAMILY")
-    if args.vision_tower and not args.convert:
-        raise InputError("--vision-tower is for --convert alone")
+    if args.option and not (args.adapter or args.convert):
+        raise InputError("--option is for adapters and --convert alone")

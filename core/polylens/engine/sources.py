@@ -163,7 +163,7 @@ def find_lender(found: ModelSource, component: str, *, with_weights: bool = True
     folder = next((path for path in near if part.source and (path / "config.json").is_file()), None)
     if folder is not None:
         return folder
-    how = f": name its folder with --{part.option.replace('_', '-')}" if part.option else ""
+    how = f": name its folder with the option {part.option} of the family" if part.option else ""
     if not part.source:
         raise InputError(f"{found.folder}: it holds no weights of its {component}, and names no model that does{how}")
     try:

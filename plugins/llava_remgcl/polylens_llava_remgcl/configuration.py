@@ -93,7 +93,7 @@ class OriginalConfig(PartsConfig):
         if values is None:
             raise InputError(
                 f"config.json: /mm_vision_tower is {self.mm_vision_tower!r}, which was not found, and nothing says "
-                "its sizes: name the folder of the CLIP with --vision-tower"
+                "its sizes: name the folder of the CLIP with the option vision_tower"
             )
         kind = values.get("model_type", "clip_vision_model")
         if kind != "clip_vision_model":

@@ -88,7 +88,7 @@ def test_a_tower_is_found_where_the_file_says_beside_the_model_or_by_an_option(p
     assert same(state(released(parts, tmp_path / "beside" / "model", "openai/clip")), expected)
     lost = released(parts, tmp_path / "lost", "nobody/no-such-tower")
     assert same(state(lost, options={"vision_tower": str(parts / "clip")}), expected)
-    with pytest.raises(InputError, match=r"its vision is that of 'nobody/no-such-tower', .* --vision-tower"):
+    with pytest.raises(InputError, match=r"its vision is that of 'nobody/no-such-tower', .* option vision_tower"):
         state(lost)
 
 
@@ -177,6 +177,16 @@ def test_an_adapter_of_the_original_loads_and_merges(parts, adapter, tmp_path):
     assert merged.keys() == expected.keys()
     for name, value in expected.items():
         torch.testing.assert_close(merged[name], value, rtol=1e-5, atol=1e-5)
+
+
+def test_merging_is_told_where_the_tower_is(parts, adapter, tmp_path, capsys):
+    config = json.loads((adapter / "config.json").read_text())
+    (adapter / "config.json").write_text(json.dumps({**config, "mm_vision_tower": "nobody/no-such-tower"}))
+    argv = ["merge", str(adapter), "--model-plugin", "llava_remgcl", "--output-dir", str(tmp_path / "merged")]
+    assert cli.main(argv) == 2
+    assert "option vision_tower" in capsys.readouterr().err
+    assert cli.main([*argv, "--option", f"vision_tower={parts / 'clip'}"]) == 0
+    assert "vision_config" in json.loads((tmp_path / "merged" / "config.json").read_text())
 
 
 def test_its_base_may_lie_elsewhere_and_be_a_whole_model(parts, adapter, tmp_path):

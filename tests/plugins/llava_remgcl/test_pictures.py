@@ -74,5 +74,7 @@ def test_the_ratio_follows_from_the_option_then_the_file_then_the_layout():
 def test_a_published_tower_needs_no_sizes():
     said = {"model_type": "llava_llama", "mm_vision_tower": "openai/clip-vit-large-patch14-336"}
     assert slicer_for(said, LlavaOptions()).slice((640, 480)).visual_tokens == 576
-    with pytest.raises(InputError, match=r"/mm_vision_tower is 'my/tower', which was not found, .* --vision-tower"):
+    with pytest.raises(
+        InputError, match=r"/mm_vision_tower is 'my/tower', which was not found, .* option vision_tower"
+    ):
         slicer_for({**said, "mm_vision_tower": "my/tower"}, LlavaOptions())

@@ -22,7 +22,7 @@ CANVASES = ((112, 224), (224, 112), (224, 224), (336, 112), (112, 336))
 
 
 @pytest.mark.parametrize("ratio", ["pad", "square"])
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(SIZES, SEEDS)
 def test_tokens_of_squares(ratio, size, seed):
     options = LlavaOptions(image_aspect_ratio=ratio)
@@ -31,7 +31,7 @@ def test_tokens_of_squares(ratio, size, seed):
 
 
 @pytest.mark.parametrize("merge", ["flat", "spatial", "spatial_unpad"])
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(SIZES, SEEDS)
 def test_tokens_of_tiles(merge, size, seed):
     """Patches by the order of the tokens, which transformers has too (``test_anyres.py``)."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,6 +42,7 @@ def merge_adapter(
     plugin: str | None = None,
     base: str | None = None,
     dtype: str | None = None,
+    options: Mapping[str, Any] | None = None,
 ) -> Merged:
     """Write the model that an adapter and its base make together, under the names of the base's own files.
 
@@ -52,6 +53,7 @@ def merge_adapter(
         plugin: that knows the model; by default the one that ``polylens.json`` names.
         base: instead of the one that the adapter names.
         dtype: of the result; by default every weight keeps the type that it has in the base.
+        options: of the model family, some of which say where parts of the base are.
 
     Raises:
         InputError: the folder is no adapter, was made for another base, or cannot be merged; ``output`` exists.
@@ -59,7 +61,7 @@ def merge_adapter(
     source, target = str(folder), Path(output)
     plugin = plugin or plugin_of(source)
     hooks = plugins.load(plugin)
-    found = find_model(source, hooks.families(), plugin, base)
+    found = find_model(source, hooks.families(), plugin, base, options=options)
     if found.adapter is None:
         raise InputError(
             f"{source} is no adapter folder: there is nothing to merge; --average and --from-zero do others"
