@@ -6,7 +6,7 @@ from token_places import SEEDS, SIZES, check_places, patches
 from polylens.modeling.preprocessing import BicubicPreprocessor
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(SIZES, SEEDS)
 def test_tokens_of_pictures_in_their_own_shape(size, seed):
     from polylens_qwen2_5_vl.slicing import NativeResolutionSlicer

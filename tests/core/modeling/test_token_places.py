@@ -21,7 +21,7 @@ WAYS = {
 
 
 @pytest.mark.parametrize("way", WAYS)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(SIZES, SEEDS)
 def test_tokens_of_squares(way, size, seed):
     processing = WAYS[way]

@@ -4,35 +4,38 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from pathlib import Path
 
 import pytest
 from PIL import Image, ImageDraw, ImageFont
 
-TESSERACT = """#!{python}
-import sys
-
-if "--version" in sys.argv:
-    print("tesseract 5.0.0-fake")
-elif "--list-langs" in sys.argv:
-    print("List of available languages (2):\\neng\\nchi_sim")
-else:
-    data = sys.stdin.buffer.read()
-    assert data.startswith(b"P6"), data[:10]
-    width, height = map(int, data.split(b"\\n")[1].split())
-    if width == 16 + 13:
-        sys.exit("Error in pixCreate")
-    head = "level page_num block_num par_num line_num word_num left top width height conf text".split()
-    rows = [[1, 1, 0, 0, 0, 0, 0, 0, width, height, -1, ""]]
-    rows += [[4, 1, 1, 1, 1, 0, 8, 10, width - 16, 10, -1, ""], [5, 1, 1, 1, 1, 1, 8, 10, 9, 10, 90, "PUMP"]]
-    rows += [[5, 1, 1, 1, 1, 2, 20, 10, 9, 10, 30, '"7']]
-    rows += [[4, 1, 1, 1, 2, 0, 8, 24, 5, 4, -1, ""], [5, 1, 1, 1, 2, 1, 8, 24, 5, 4, 20, "unsure"]]
-    rows += [[4, 1, 1, 2, 1, 0, 4, 30, 9, 4, -1, ""], [5, 1, 1, 2, 1, 1, 4, 30, 4, 4, 99.5, "\\u6cf5"]]
-    rows += [[5, 1, 1, 2, 1, 2, 9, 30, 4, 4, 99.5, "\\u7ad9"], [4, 1, 2, 1, 1, 0, 0, 0, 9, 9, -1, ""]]
-    rows += [[5, 1, 2, 1, 1, 1, 0, 0, 9, 9, 95, " "]]
-    for row in [head, *rows]:
-        print("\\t".join(map(str, row)))
+ROWS = (
+    "level page_num block_num par_num line_num word_num left top width height conf text",
+    "1 1 0 0 0 0 0 0 40 30 -1 ",
+    "4 1 1 1 1 0 8 10 WIDTH 10 -1 ",
+    "5 1 1 1 1 1 8 10 9 10 90 PUMP",
+    '5 1 1 1 1 2 20 10 9 10 30 "7',
+    "4 1 1 1 2 0 8 24 5 4 -1 ",
+    "5 1 1 1 2 1 8 24 5 4 20 unsure",
+    "4 1 1 2 1 0 4 30 9 4 -1 ",
+    "5 1 1 2 1 1 4 30 4 4 99.5 泵",
+    "5 1 1 2 1 2 9 30 4 4 99.5 站",
+    "4 1 2 1 1 0 0 0 9 9 -1 ",
+    "5 1 2 1 1 1 0 0 9 9 95 ",
+)
+TESSERACT = r"""#!/bin/sh
+case "$*" in
+*--version*) echo "tesseract 5.0.0-fake"; exit ;;
+*--list-langs*) printf 'List of available languages (2):\neng\nchi_sim\n'; exit ;;
+esac
+read kind
+read width height
+[ "$kind" = P6 ] || exit 3
+cat > /dev/null
+[ "$width" = 29 ] && echo "Error in pixCreate" >&2 && exit 1
+sed "s/WIDTH/$((width - 16))/; s/ /	/g" <<'END'
+{rows}
+END
 """
 """Says the same of every picture, and fails on those of 13 pixels in width."""
 
@@ -42,7 +45,7 @@ def fake_tesseract(tmp_path: Path, monkeypatch) -> Path:
     """A program ``tesseract`` that stands before all others."""
     program = tmp_path / "bin" / "tesseract"
     program.parent.mkdir()
-    program.write_text(TESSERACT.format(python=sys.executable))
+    program.write_text(TESSERACT.replace("{rows}", "\n".join(ROWS)))
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{program.parent}{os.pathsep}{os.environ['PATH']}")
     return program

@@ -145,7 +145,7 @@ RECORDS = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=200, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=80, suppress_health_check=[HealthCheck.too_slow])
 @given(RECORDS)
 def test_the_quick_check_accepts_nothing_that_the_schema_refuses(value):
     assert not _certainly_valid(value) or not schemas.errors("ocr", value)

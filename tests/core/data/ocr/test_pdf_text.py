@@ -7,7 +7,7 @@ import pymupdf
 import pytest
 
 from polylens.data.images import decode_image
-from polylens.data.ocr.pdf_text import PdfPages, page_text
+from polylens.data.ocr.pdf_text import PdfPage, PdfPages, page_text
 from polylens.data.ocr.pictures import rendered_pages
 from polylens.data.render import RenderSettings, render_pdfs
 from polylens.data.store import open_documents
@@ -16,8 +16,7 @@ from polylens.errors import InputError
 WORDS = ("Serial number 4711", "Größe, fünfzig Maße", "Replace the filter every 500 hours")
 
 
-@pytest.fixture
-def turned(tmp_path):
+def written(path):
     """A file whose pages are turned, cropped and of broken sizes; the last has no text."""
     document = pymupdf.open()
     for rotation in (0, 90, 180, 270):
@@ -31,13 +30,37 @@ def turned(tmp_path):
     page.insert_text((10, 180), "cut in two at the edge")
     page.set_cropbox(pymupdf.Rect(90.5, 40.25, 290, 190))
     document.new_page(width=300, height=200).draw_rect((10, 10, 90, 90), fill=(0, 0, 0))
+    path.parent.mkdir()
+    document.save(path)
+    return path
+
+
+@pytest.fixture
+def turned(tmp_path):
+    return written(tmp_path / "in" / "turned #1.pdf")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A store that PDFium rendered, and its file."""
+    folder = tmp_path_factory.mktemp("made")
+    path = written(folder / "in" / "turned #1.pdf")
+    render_pdfs([path], folder / "store", RenderSettings("pdfium", dpi=36), workers=1)
+    return folder
+
+
+@pytest.fixture
+def rendered(made, tmp_path):
+    """A copy of it, whose file has moved to ``in``."""
+    shutil.copytree(made / "store", tmp_path / "rendered")
+    noted = tmp_path / "rendered" / "files.jsonl"
+    noted.write_text(noted.read_text().replace(str(made), str(tmp_path)))
     (tmp_path / "in").mkdir()
-    document.save(tmp_path / "in" / "turned #1.pdf")
-    return tmp_path / "in" / "turned #1.pdf"
+    shutil.copy(made / "in" / "turned #1.pdf", tmp_path / "in")
+    return tmp_path / "rendered"
 
 
-@pytest.mark.parametrize("renderer", ["pymupdf", "pdfium"])
-@pytest.mark.parametrize("settings", [{"dpi": 144}, {"long_side": 777}])
+@pytest.mark.parametrize(("renderer", "settings"), [("pymupdf", {"dpi": 144}), ("pdfium", {"long_side": 777})])
 def test_boxes_lie_around_the_ink_of_rendered_pages(turned, tmp_path, renderer, settings):
     store = tmp_path / "store"
     render_pdfs([turned], store, RenderSettings(renderer, **settings), workers=1)
@@ -65,9 +88,8 @@ def test_boxes_lie_around_the_ink_of_rendered_pages(turned, tmp_path, renderer, 
     assert page_text(pages.of("turned%20%231.pdf#6"), image.size) is None
 
 
-def test_files_are_known_by_their_content_wherever_they_lie(turned, tmp_path):
-    store = tmp_path / "store"
-    render_pdfs([turned], store, RenderSettings(dpi=36), workers=1)
+def test_files_are_known_by_their_content_wherever_they_lie(rendered, tmp_path):
+    store, turned = rendered, tmp_path / "in" / "turned #1.pdf"
     assert PdfPages([next(store.glob("*.h5"))]).names() == ["turned%20%231.pdf"]
     (tmp_path / "elsewhere").mkdir()
     shutil.move(turned, tmp_path / "elsewhere" / "other.pdf")
@@ -79,9 +101,8 @@ def test_files_are_known_by_their_content_wherever_they_lie(turned, tmp_path):
     assert found.of("turned%20%231.pdf#0") is found.of("turned%20%231.pdf") is found.of("x.pdf#1") is None
 
 
-def test_what_the_text_layer_is_taken_from_is_said(turned, tmp_path, store):
-    rendered = tmp_path / "rendered"
-    render_pdfs([turned], rendered, RenderSettings("pdfium", dpi=36), workers=1)
+def test_what_the_text_layer_is_taken_from_is_said(rendered, tmp_path, store):
+    turned = tmp_path / "in" / "turned #1.pdf"
     assert rendered_pages([rendered], [], "never") is None
     assert rendered_pages([rendered], [], "auto") is None, "PyMuPDF was not asked for"
     assert len(rendered_pages([rendered], [], "only")) == 1
@@ -96,22 +117,19 @@ def test_what_the_text_layer_is_taken_from_is_said(turned, tmp_path, store):
         rendered_pages([rendered], [], "only")
 
 
-def test_a_damaged_store_is_named(turned, tmp_path):
-    store = tmp_path / "store"
-    render_pdfs([turned], store, RenderSettings(dpi=36), workers=1)
-    (store / "files.jsonl").write_text('{"name": "x"}\n')
+def test_a_damaged_store_is_named(rendered):
+    (rendered / "files.jsonl").write_text('{"name": "x"}\n')
     with pytest.raises(InputError, match=r"files\.jsonl:1: is damaged"):
-        PdfPages([store])
+        PdfPages([rendered])
 
 
 def page_of(tmp_path, draw, size=(200, 300)):
+    """A page that is rendered with a pixel a point."""
     document = pymupdf.open()
     draw(document.new_page(width=size[0], height=size[1]))
-    path = tmp_path / "in" / "page.pdf"
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path = tmp_path / f"{draw.__name__}.pdf"
     document.save(path)
-    render_pdfs([path], tmp_path / "store", RenderSettings(dpi=72), workers=1)
-    return PdfPages([tmp_path / "store"]).of("page.pdf#1")
+    return PdfPage(path, 0, RenderSettings(dpi=72))
 
 
 @pytest.fixture
@@ -131,7 +149,7 @@ def test_a_scan_with_a_stamp_has_no_text_layer_and_one_with_its_text_has(tmp_pat
         for row in range(8):
             page.insert_text((20, 60 + 20 * row), "words of a hidden layer", render_mode=3)
 
-    assert len(page_text(page_of(tmp_path / "b", recognised), (200, 300))) == 9
+    assert len(page_text(page_of(tmp_path, recognised), (200, 300))) == 9
 
 
 def test_a_small_picture_on_the_page_changes_nothing(tmp_path, scan):
@@ -144,14 +162,20 @@ def test_a_small_picture_on_the_page_changes_nothing(tmp_path, scan):
 
 
 def test_a_picture_of_another_size_is_not_the_page(tmp_path):
-    page = page_of(tmp_path, lambda page: page.insert_text((20, 40), "Figure 1"))
+    def draw(page):
+        page.insert_text((20, 40), "Figure 1")
+
+    page = page_of(tmp_path, draw)
     assert page_text(page, (201, 300)) is not None
     assert page_text(page, (202, 300)) is None
     assert page_text(page, (400, 600)) is None
 
 
 def test_letters_that_nobody_can_read_are_no_text_layer(tmp_path, monkeypatch):
-    page = page_of(tmp_path, lambda page: page.insert_text((20, 40), "Figure 1"))
+    def draw(page):
+        page.insert_text((20, 40), "Figure 1")
+
+    page = page_of(tmp_path, draw)
     from polylens.data.ocr import pdf_text
 
     class Unreadable:

@@ -16,7 +16,7 @@ from polylens.data.images import ImageOpener
 from polylens.data.ocr import recognition
 from polylens.data.ocr.engines import EngineSettings
 from polylens.data.ocr.lines import read_ocr_lines
-from polylens.data.ocr.pdf_text import PdfPages
+from polylens.data.ocr.pdf_text import PdfPages, text_layer_name
 from polylens.data.ocr.pictures import FolderPictures, StorePictures
 from polylens.data.ocr.recognition import recognise
 from polylens.data.render import RenderSettings, render_pdfs
@@ -96,15 +96,15 @@ def test_a_second_run_does_what_is_new_and_forgets_what_is_gone(folder, tmp_path
     assert recognise(FolderPictures(folder), output, FAKE, workers=1).new == 0
 
 
-def test_a_partial_file_is_taken_up_after_its_last_whole_record(pages, tmp_path):
+def test_a_partial_file_is_taken_up_after_its_last_whole_record(folder, tmp_path, fake_tesseract):
     whole, output = tmp_path / "whole.jsonl", tmp_path / "ocr.jsonl"
-    only_text(pages, whole)
+    recognise(FolderPictures(folder), whole, FAKE, workers=1)
     card = whole.with_name("whole.jsonl.run.json").read_bytes()
     output.with_name("ocr.jsonl.run.json").write_bytes(card)
     kept = whole.read_bytes().splitlines(keepends=True)
-    output.with_name("ocr.jsonl.partial").write_bytes(b"".join(kept[:5]) + b'{"document": "a.pdf#6", "wid')
-    report = only_text(pages, output)
-    assert (report.new, report.total) == (7, 12)
+    output.with_name("ocr.jsonl.partial").write_bytes(b"".join(kept[:2]) + b'{"image": "sub/c.png", "wid')
+    report = recognise(FolderPictures(folder), output, FAKE, workers=1)
+    assert (report.new, report.total) == (2, 4)
     assert output.read_bytes() == whole.read_bytes()
     assert not output.with_name("ocr.jsonl.partial").exists()
 
@@ -123,8 +123,8 @@ def test_pages_without_a_text_layer_are_recognised(tmp_path, make_pdf, fake_tess
     assert (engines, report.from_text_layer) == (["text", "text", "tesseract"], 2)
     recognise(pictures, tmp_path / "never.jsonl", FAKE, text_layer="never", workers=1)
     assert all(record["engine"].startswith("tess") for record in lines_of_file(tmp_path / "never.jsonl"))
-    report = only_text(pictures, tmp_path / "only.jsonl")
-    assert lines_of_file(tmp_path / "only.jsonl")[2]["lines"] == []
+    task = recognition._Task("x", pictures.source("a.pdf#3"), pictures.page("a.pdf#3"), FAKE, "only")
+    assert recognition._recognise(task) == recognition._Found((100, 150), text_layer_name())
 
 
 def test_bad_pictures_stop_the_run_or_are_set_aside(folder, tmp_path, fake_tesseract, lines_of_file):
@@ -185,49 +185,44 @@ def test_two_processes_do_not_write_one_file(folder, tmp_path, fake_tesseract, m
         recognise(FolderPictures(folder), tmp_path / "ocr.jsonl", FAKE, workers=1)
 
 
-def test_ctrl_c_keeps_what_is_done(pages, tmp_path, monkeypatch):
+def test_ctrl_c_keeps_what_is_done(folder, tmp_path, monkeypatch, fake_tesseract):
     stored = recognition._Run._store
 
     def interrupted(self, task, found):
         stored(self, task, found)
-        if self.report.new == 4:
+        if self.report.new == 3:
             raise KeyboardInterrupt
 
     monkeypatch.setattr(recognition._Run, "_store", interrupted)
-    report = only_text(pages, tmp_path / "ocr.jsonl")
-    assert (report.interrupted, report.new, report.total) == (True, 4, 4)
+    report = recognise(FolderPictures(folder), tmp_path / "ocr.jsonl", FAKE, workers=1)
+    assert (report.interrupted, report.new, report.total) == (True, 3, 3)
     assert not (tmp_path / "ocr.jsonl").exists()
-    monkeypatch.undo()
-    assert only_text(pages, tmp_path / "ocr.jsonl").new == 8
+    monkeypatch.setattr(recognition._Run, "_store", stored)
+    assert recognise(FolderPictures(folder), tmp_path / "ocr.jsonl", FAKE, workers=1).new == 1
 
 
-def test_a_killed_run_goes_on_and_ends_with_the_same(tmp_path, make_pdf):
-    make_pdf(tmp_path / "in" / "a.pdf", 200)
-    store, output = tmp_path / "store", tmp_path / "killed.jsonl"
-    render_pdfs([tmp_path / "in"], store, RenderSettings(dpi=20), workers=1)
-    only_text(StorePictures([store], PdfPages([store])), tmp_path / "whole.jsonl")
-    command = [sys.executable, "-m", "polylens", "data", "ocr", "--documents", str(store), "--output", str(output)]
-    done = 0
-    for _ in range(2):
-        process = subprocess.Popen([*command, "--text-layer", "only", "--workers", "1"], stderr=subprocess.DEVNULL)
-        partial = output.with_name("killed.jsonl.partial")
-        end = time.monotonic() + 60
-        while process.poll() is None and time.monotonic() < end:
-            found = partial.read_bytes().count(b"\n") if partial.exists() else 0
-            if found > done + 10:
-                break
-            time.sleep(0.005)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        assert not output.exists()
-        done = partial.read_bytes().count(b"\n")
-    assert 20 <= done < 200
-    assert only_text(StorePictures([store], PdfPages([store])), output).new == 200 - done
+def test_a_killed_run_goes_on_and_ends_with_the_same(folder, tmp_path, fake_tesseract):
+    for number in range(36):
+        Image.new("RGB", (20 + number, 30)).save(folder / f"{number:02}.png")
+    output, partial = tmp_path / "killed.jsonl", tmp_path / "killed.jsonl.partial"
+    recognise(FolderPictures(folder), tmp_path / "whole.jsonl", FAKE, workers=1)
+    command = [sys.executable, "-m", "polylens", "data", "ocr", "--images", str(folder), "--output", str(output)]
+    process = subprocess.Popen([*command, "--engine", "tesseract", "--workers", "1"], stderr=subprocess.DEVNULL)
+    end = time.monotonic() + 60
+    while process.poll() is None and time.monotonic() < end:
+        if partial.exists() and partial.read_bytes().count(b"\n") >= 5:
+            break
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    done = partial.read_bytes().count(b"\n")
+    assert 5 <= done < 40
+    assert not output.exists()
+    assert recognise(FolderPictures(folder), output, FAKE, workers=1).new == 40 - done
     assert output.read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
 
 
-def test_what_is_written_is_valid(pages, folder, tmp_path, fake_tesseract):
-    only_text(pages, tmp_path / "pages.jsonl")
+def test_what_is_written_is_valid(folder, tmp_path, fake_tesseract):
     recognise(FolderPictures(folder), tmp_path / "folder.jsonl", FAKE, workers=1)
     assert validate(tmp_path / "folder.jsonl", image_root=folder).problems == []
     Image.new("RGB", (7, 30)).save(folder / "a.png")
