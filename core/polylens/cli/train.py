@@ -17,13 +17,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from polylens.config.parser import named_plugin, parse_run
+    from polylens.config.parser import named_parts, parse_run
     from polylens.config.stages import parse_stages
 
     if args.help:
         from polylens.config.help import train_help
 
-        print(train_help(named_plugin(args.rest)))
+        print(train_help(*named_parts(args.rest)))
         return 0
     stages = parse_stages(args.rest)
     return _run(parse_run(args.rest), args.rest) if stages is None else _run_stages(stages, args.rest)

@@ -19,6 +19,7 @@ from polylens.config.parser import run_schema
 from polylens.config.stages import RULES, STAGES
 from polylens.config.vocabulary import OPEN, core_options, objective_options
 
+OBJECTIVES = ("contrastive", "lm", "multi_granularity")
 START, END = "<!-- generated: {name} -->", "<!-- end: {name} -->"
 
 
@@ -33,12 +34,12 @@ def schema_text() -> str:
 def tables() -> dict[str, str]:
     """The generated parts of the command line's documentation, as Markdown tables."""
     core = [option for option in core_options() if option.path not in OPEN]
-    contrastive = objective_options("contrastive") or []
+    objectives = {name: option_rows(objective_options(name) or []) for name in OBJECTIVES}
     head = ("option", "type", "default", "meaning")
     aliases = [(", ".join(f"`--{name}`" for name in a.names), a.origin, a.becomes, a.note) for a in ALIASES]
     return {
         "run": _markdown([head, *option_rows(core)]),
-        "contrastive": _markdown([head, *option_rows(contrastive)]),
+        **{name: _markdown([head, *rows]) for name, rows in objectives.items()},
         "aliases": _markdown([("original", "from", "becomes", "note"), *aliases]),
     }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterable
 
+from polylens.config.run import ObjectiveConfig
 from polylens.config.vocabulary import (
     OPEN,
     Option,
@@ -28,8 +29,13 @@ It starts unchanged under torchrun, deepspeed and accelerate launch.
 """
 
 
-def train_help(plugin: str | None = None, objective: str = "contrastive") -> str:
-    """Usage and every option; those of a model family only if its plugin is named."""
+def train_help(plugin: str | None = None, objective: str | None = None) -> str:
+    """Usage and every option; those of a model family only if its plugin is named.
+
+    Args:
+        objective: by default the one that a run has by default.
+    """
+    objective = objective or ObjectiveConfig().name
     if plugin:
         vocabulary = full_vocabulary(plugin, objective)
     else:

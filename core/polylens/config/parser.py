@@ -69,11 +69,13 @@ def _is_set(argv: Sequence[str], name: str) -> bool:
     return any(not argument.values or boolean(argument.values[0]) for argument in found)
 
 
-def named_plugin(argv: Sequence[str]) -> str | None:
-    """The plugin that a command line or its run files name, if they do."""
+def named_parts(argv: Sequence[str]) -> tuple[str | None, str | None]:
+    """The plugin and the objective that a command line or its run files name, if they do."""
     files, given = read_arguments(argv)
-    name = _named([content for _, content in contents_of(files)], given).get("model_plugin")
-    return name if isinstance(name, str) else None
+    named = _named([content for _, content in contents_of(files)], given)
+    plugin, named_objective = named.get("model_plugin"), named.get("objective")
+    objective = named_objective.get("name") if isinstance(named_objective, Mapping) else None
+    return plugin if isinstance(plugin, str) else None, objective if isinstance(objective, str) else None
 
 
 def run_text(run: RunConfig) -> str:

@@ -77,6 +77,13 @@ def test_help_shows_the_options_of_the_named_plugin(capsys):
         assert f"  {option}" in named
 
 
+def test_help_shows_the_options_of_the_named_objective(capsys):
+    assert cli.main(["train", "--objective", "multi_granularity", "--help"]) == 0
+    shown = capsys.readouterr().out
+    assert "--local_weight float (default: 0.01)" in shown
+    assert "--learned_temperature" not in shown
+
+
 def test_ranks_end_alike_and_only_the_first_says_everything():
     first, second = torchrun(
         "-m", "polylens", "--local_rank=0", "train", "--model-plugin", "minicpvm", nproc=2, timeout=120, check=False

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from polylens.config.parser import load_run, named_plugin, parse_run, run_text, wants_print
+from polylens.config.parser import load_run, named_parts, parse_run, run_text, wants_print
 from polylens.config.run import DataConfig, GradientCacheConfig, LoraSettings, ObjectiveConfig, RunConfig
 from polylens.errors import InputError
 
@@ -198,9 +198,9 @@ def test_any_run_survives_its_file(tmp_path_factory, data, rate):
 
 def test_what_the_command_line_says_before_it_is_parsed(run_file):
     path = run_file("model_plugin: toy_config\n")
-    assert named_plugin(["--config", path]) == "toy_config"
-    assert named_plugin(["--config", path, "--model-plugin", "other"]) == "other"
-    assert named_plugin(["--model", "tiny"]) is None
+    assert named_parts(["--config", path]) == ("toy_config", None)
+    assert named_parts(["--config", path, "--model-plugin", "other"]) == ("other", None)
+    assert named_parts(["--model", "tiny", "--objective", "lm"]) == (None, "lm")
     assert [wants_print(argv) for argv in (["--print-config"], ["--print_config=false"], BASE)] == [True, False, False]
 
 
