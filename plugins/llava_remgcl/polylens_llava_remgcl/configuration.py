@@ -46,7 +46,7 @@ class OriginalConfig(PartsConfig):
 
     model_type = "llava"
     architecture: ClassVar[str] = "LlavaLlamaForCausalLM"
-    hidden_keys: ClassVar[tuple[str, ...]] = ("vision_config", "tie_word_embeddings")
+    hidden_keys: ClassVar[tuple[str, ...]] = ("vision_config", "tie_word_embeddings", "rope_scaling")
 
     mm_vision_tower: str | None = None
     mm_projector_type: str = "linear"
@@ -75,7 +75,7 @@ class OriginalConfig(PartsConfig):
         for key, what in _REFUSED.items():
             if said.get(key):
                 raise InputError(f"config.json: /{key} is {said[key]!r}: {what}, which this family does not have")
-        hidden = (*_NOT_OF_TEXT, "model_type")
+        hidden = (*_NOT_OF_TEXT, "model_type", *([] if said.get("rope_scaling") else ["rope_scaling"]))
         return {key: value for key, value in said.items() if not key.startswith("mm_") and key not in hidden}
 
     def text(self) -> PreTrainedConfig:

@@ -336,3 +336,14 @@ def test_the_originals_parts_make_its_model(original, tmp_path):
     assert all(list(made[name].shape) == named[name] for name in made)
     projector = torch.load(folder / "mm_projector.bin", weights_only=True)
     assert all(torch.equal(made[name], weight) for name, weight in projector.items())
+
+
+def test_the_published_sizes():
+    """LLaVA 1.5 7B: Vicuna, CLIP-L at 336 pixels of which ``config.json`` holds the name alone, and two layers."""
+    llama = {"hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32, "num_attention_heads": 32}
+    llama |= {"num_key_value_heads": 32, "vocab_size": 32000, "tie_word_embeddings": False, "rope_scaling": None}
+    said = {"mm_vision_tower": "openai/clip-vit-large-patch14-336", "mm_projector_type": "mlp2x_gelu"}
+    with torch.device("meta"):
+        model = build({"model_type": "llava_llama", **llama, **said})
+    vicuna, clip, projector = 6_738_415_616, 303_507_456, 20_979_712
+    assert sum(weight.numel() for weight in model.state_dict().values()) == vicuna + clip + projector
