@@ -221,6 +221,7 @@ def _adapter(
     options: Mapping[str, Any] | None,
 ) -> ModelSource:
     card = ModelCard.read(folder)
+    options = {**(card.options if card else {}), **(options or {})}
     own = _own_base(folder, families) if base is None else None
     own = own or _own_language_model(folder, families, plugin, base, with_weights, options)
     if own is not None:

@@ -189,6 +189,17 @@ def test_merging_is_told_where_the_tower_is(parts, adapter, tmp_path, capsys):
     assert "vision_config" in json.loads((tmp_path / "merged" / "config.json").read_text())
 
 
+def test_an_adapter_remembers_where_the_tower_of_its_base_was(parts, tmp_path):
+    folder, talk = released(parts, tmp_path / "model", "nobody/no-such-tower"), write_conversations(tmp_path, 4)
+    argv = ["train", "--model-plugin", "llava_remgcl", "--model", str(folder), "--objective", "lm", "--max-steps", "1"]
+    argv += ["--train", str(talk), "--output-dir", str(tmp_path / "out"), "--dataloader-num-workers", "0"]
+    argv += ["--on-bad-record", "quarantine", "--use-lora", "true", "--vision-tower", str(parts / "clip")]
+    assert cli.main(argv) == 0
+    loaded = load_checkpoint(None, str(tmp_path / "out")).model.state_dict()
+    tower = {name: value for name, value in state(parts / "llava").items() if name.startswith("vision_tower.")}
+    assert all(torch.equal(loaded[name], value) for name, value in tower.items())
+
+
 def test_its_base_may_lie_elsewhere_and_be_a_whole_model(parts, adapter, tmp_path):
     said = json.loads((adapter / "adapter_config.json").read_text())
     (adapter / "adapter_config.json").write_text(json.dumps({**said, "base_model_name_or_path": "gone/vicuna"}))
