@@ -25,6 +25,7 @@ __all__ = ["Check", "Failure", "Result", "Subject", "check", "checks"]
 def checks() -> tuple[Check, ...]:
     """Every check, in the order in which one builds on the other: data, model, gradients, answers, training, files."""
     from polylens.testing import (
+        alignment,
         checkpoints,
         chunks,
         components,
@@ -37,7 +38,19 @@ def checks() -> tuple[Check, ...]:
         templates,
     )
 
-    groups = (families, slicing, templates, models, places, gradients, chunks, generation, components, checkpoints)
+    groups = (
+        families,
+        slicing,
+        templates,
+        models,
+        places,
+        gradients,
+        alignment,
+        chunks,
+        generation,
+        components,
+        checkpoints,
+    )
     return tuple(check for group in groups for check in group.CHECKS)
 
 

@@ -11,6 +11,7 @@ from polylens.testing import (
     Failure,
     Subject,
     check,
+    alignment,
     checkpoints,
     checks,
     chunks,
@@ -329,6 +330,32 @@ def test_model_that_borrows_a_weight(broken):
     )
     found = failure(models.weights_are_reached_by_calls, plugin)
     assert "with pictures, a weight is used outside a call of the module that owns it" in found
+
+
+def test_model_that_gives_visual_tokens_in_another_order(broken):
+    """As one would that looks at crops in the order of their lengths."""
+    plugin = broken(
+        model(
+            FORWARD,
+            "    made = super().forward(batch, outputs, logit_positions, embed_ids)",
+            "    return made if made.connector is None else replace(made, connector=made.connector.flip(0))",
+        )
+    )
+    assert "visual tokens of a batch are not those of its rows" in failure(
+        alignment.visual_tokens_are_in_the_order_of_their_rows, plugin
+    )
+
+
+def test_model_whose_visual_tokens_know_the_size_of_the_batch(broken):
+    plugin = broken(
+        model(
+            FORWARD,
+            "    made = super().forward(batch, outputs, logit_positions, embed_ids)",
+            "    far = None if made.connector is None else made.connector + 0.1 * len(batch)",
+            "    return replace(made, connector=far)",
+        )
+    )
+    assert "relative error" in failure(alignment.alignment_does_not_depend_on_micro_batches, plugin)
 
 
 def test_model_that_averages_over_the_batch(broken):
