@@ -10,8 +10,8 @@ from polylens.errors import InputError
 from polylens.testing import (
     Failure,
     Subject,
-    check,
     alignment,
+    check,
     checkpoints,
     checks,
     chunks,
