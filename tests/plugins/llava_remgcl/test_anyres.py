@@ -105,7 +105,10 @@ def test_painted_pixels_are_seen_by_the_tokens_above_them():
         assert not outside or seen.max() < 100
 
 
-@pytest.fixture(scope="module", params=["spatial_unpad", "spatial", "flat"])
+SELDOM = [pytest.param(name, marks=pytest.mark.long) for name in ("spatial", "flat")]
+
+
+@pytest.fixture(scope="module", params=["spatial_unpad", *SELDOM])
 def folder(request, tmp_path_factory):
     """A model of LLaVA 1.6 that polylens wrote."""
     target = tmp_path_factory.mktemp("next")
