@@ -9,7 +9,7 @@ from typing import Any
 
 from polylens.composition import Export
 from polylens.errors import InputError
-from polylens_llava_remgcl.recognition import LANGUAGE_MODELS
+from polylens_llava_remgcl.recognition import CLASSES, LANGUAGE_MODELS
 
 IMAGE, PAD = "<image>", "<pad>"
 FURTHER_ROWS = 64
@@ -40,6 +40,8 @@ def to_transformers(config: Mapping[str, Any], tokens: int) -> dict[str, Any]:
     vision: Any = read.vision()
     text, rows = read.text_values(), int(config["vocab_size"])
     text["vocab_size"] = rows if tokens + 2 <= rows else rows + FURTHER_ROWS
+    kind = LANGUAGE_MODELS[config["model_type"]]
+    text |= {"architectures": [CLASSES[kind]], "model_type": kind, "pad_token_id": tokens + 1}
     whole = read.mm_vision_select_feature == "cls_patch"
     kept = {key: config[key] for key in _KEPT if key in config}
     return {
@@ -51,7 +53,7 @@ def to_transformers(config: Mapping[str, Any], tokens: int) -> dict[str, Any]:
         "multimodal_projector_bias": True,
         "pad_token_id": tokens + 1,
         "projector_hidden_act": "gelu",
-        "text_config": {**text, "model_type": LANGUAGE_MODELS[config["model_type"]], "pad_token_id": tokens + 1},
+        "text_config": text,
         "tie_word_embeddings": bool(text.get("tie_word_embeddings", False)),
         "vision_config": read.vision_values(),
         "vision_feature_layer": read.mm_vision_select_layer,

@@ -13,6 +13,9 @@ LANGUAGE_MODELS = {
 }
 """``model_type`` of the original layout, and that of the language model in it."""
 
+CLASSES = {"llama": "LlamaForCausalLM", "mistral": "MistralForCausalLM", "qwen2": "Qwen2ForCausalLM"}
+"""``model_type`` of a language model, and what ``architectures`` calls it, by which vLLM finds it."""
+
 
 def is_original(config: Mapping[str, Any]) -> bool:
     """Whether the fields of the original are there.

@@ -122,6 +122,8 @@ def test_names_and_rows_are_those_of_published_files(exported):
     torch.testing.assert_close(rows[640:], rows[:640].mean(dim=0).expand(64, -1))
     config = json.loads((exported / "config.json").read_text())
     assert (config["image_token_index"], config["pad_token_id"], config["image_seq_length"]) == (640, 641, 64)
+    said = config["text_config"]
+    assert (said["model_type"], said["architectures"]) == ("llama", ["LlamaForCausalLM"])  # by which vLLM finds it
 
 
 def test_there_and_back_is_the_same(ours, exported, tmp_path):
