@@ -1,7 +1,8 @@
 """Opens HDF5 files that nobody vouches for.
 
 A data set may claim terabytes that take no room in the file, may lie in another file of the machine, or may be a link
-to one. None of these is read: what is read lies in the file, and is no larger than it.
+to one. None of these is read: what is read lies in the file, and is no larger than it. Nor are strings whose heap is
+damaged, over which HDF5 would never end.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import Any
 
 import h5py
 
+from polylens.data.hdf5_heaps import check_heaps
 from polylens.errors import InputError
 
 __all__ = ["HDF5_ERRORS", "open_hdf5", "plain_dataset"]
@@ -54,4 +56,6 @@ def plain_dataset(group: Any, name: str) -> h5py.Dataset:
     chunk = math.prod(data.chunks or ()) * data.dtype.itemsize
     if math.prod(data.shape) * data.dtype.itemsize > held or chunk > max(held, _LEAST_CHUNK):
         raise ValueError(f"{name!r} claims {data.shape} values, more than the file can hold")
+    if h5py.check_string_dtype(data.dtype) is not None and data.dtype.hasobject:
+        check_heaps(data)
     return data

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import struct
 from collections.abc import Callable
 from pathlib import Path
 
@@ -127,3 +128,47 @@ def test_a_data_set_as_large_as_the_file_holds_is_read(tmp_path):
     with h5py.File(tmp_path / "a.h5", "w") as file:
         file["values"] = np.arange(5000)
         assert plain_dataset(file, "values").shape == (5000,)
+
+
+def heap_of(path, name):
+    """Place of the heap that holds a string."""
+    with h5py.File(path) as file:
+        data = path.read_bytes()[file[name].id.get_offset() :]
+    return struct.unpack("<IQI", data[:16])[1]
+
+
+@pytest.mark.parametrize(
+    ("place", "content", "message"),
+    [
+        (16 + 16 + 8, b"\0" * 64, "the heap of its strings is damaged"),  # HDF5 itself would go on for ever
+        (16 + 8, b"\xff" * 8, "the heap of its strings is damaged"),
+        (0, b"COLG", "there is no heap where its strings should be"),
+        (8, b"\xff" * 8, "there is no heap where its strings should be"),
+    ],
+)
+def test_a_damaged_heap_of_strings_is_refused(tmp_path, place, content, message):
+    path = tmp_path / "strings.h5"
+    with h5py.File(path, "w") as file:
+        file["one"] = "a string"
+        file["two"] = "another"
+    with h5py.File(path) as file:
+        assert plain_dataset(file, "two")[()] == b"another"
+    start = heap_of(path, "one") + place
+    damaged = bytearray(path.read_bytes())
+    damaged[start : start + len(content)] = content[: len(damaged) - start]
+    path.write_bytes(damaged)
+    with h5py.File(path) as file, pytest.raises(ValueError, match=message):
+        plain_dataset(file, "two")
+
+
+def test_a_heap_behind_the_end_is_refused(tmp_path):
+    path = tmp_path / "strings.h5"
+    with h5py.File(path, "w") as file:
+        file["one"] = "a string"
+    whole = bytearray(path.read_bytes())
+    with h5py.File(path) as file:
+        place = file["one"].id.get_offset() + 4
+    whole[place : place + 8] = struct.pack("<Q", len(whole) + 8)
+    path.write_bytes(whole)
+    with h5py.File(path) as file, pytest.raises(ValueError, match="behind the end"):
+        plain_dataset(file, "one")
