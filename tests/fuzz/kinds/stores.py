@@ -17,6 +17,7 @@ from fuzz.outcome import require
 from fuzz.samples import DOCUMENTS, encoded, picture, write_store
 
 from polylens.data.documents import DocumentSource
+from polylens.data.hdf5_heaps import check_heaps
 from polylens.data.store import open_documents
 from polylens.data.validate import validate
 from polylens.errors import InputError
@@ -232,6 +233,8 @@ def _documents_in(path: Path) -> dict[str, bytes | None]:
 def _decoded(group: h5py.Group) -> bytes | None:
     try:
         data = group["image"]
+        if h5py.check_string_dtype(data.dtype) is not None and data.dtype.hasobject:
+            check_heaps(data)  # or h5py itself would hang
         return base64.b64decode(data[()], validate=True) if data.shape == () else None
     except (OSError, LookupError, RuntimeError, ValueError, TypeError):
         return None
