@@ -129,7 +129,11 @@ class Tiling:
         return slice(0, height), slice(bar, width - bar)
 
     def _boxes(self, order: np.ndarray) -> np.ndarray:
-        """float32 [V, 4] in pixels of the picture; the end of a line has the box of the line."""
+        """float32 [V, 4] in pixels of the picture; the end of a line has the box of the line.
+
+        Of a picture that is narrower than a token on its canvas, the original keeps the ends of lines alone: they have
+        the box of the picture.
+        """
         grid = self.cut.grid
         boxes = [grid_boxes((0, 0, *self.size), grid, grid)]
         scale = np.tile(np.array(self.size) / np.array(self.scaled), 2)
@@ -141,7 +145,7 @@ class Tiling:
         places = np.concatenate([*boxes, np.zeros((1, 4))])[order]
         ends = np.flatnonzero(order == self.crops * grid**2)
         for start, end in zip([grid**2, *(ends[:-1] + 1)], ends, strict=False):
-            line = places[start:end]
+            line = places[start:end] if start < end else np.array([[0, 0, *self.size]])
             places[end] = [*line[:, :2].min(axis=0), *line[:, 2:].max(axis=0)]
         return places.astype(np.float32)
 

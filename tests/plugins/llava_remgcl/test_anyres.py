@@ -146,19 +146,21 @@ def test_the_contract_is_kept(check, subject):
 
 
 @torch.no_grad()
-def test_the_end_of_a_line_is_on_disk_and_in_the_sequence(folder, tmp_path):
+@pytest.mark.parametrize("size", [(300, 200), (8, 129), (129, 8)])
+def test_the_end_of_a_line_is_on_disk_and_in_the_sequence(folder, tmp_path, size):
+    """Also where bars leave no column, or no line, of the tiles."""
     found = load_checkpoint("llava_remgcl", str(folder))
     found.model.save_pretrained(tmp_path)
     named = load_file(tmp_path / "model.safetensors")
     assert ("model.image_newline" in named) == (found.model.config.mm_patch_merge_type == "spatial_unpad")
     picture = tmp_path / "picture.png"
-    Image.new("RGB", (300, 200), (200, 30, 90)).save(picture)
+    Image.new("RGB", size, (200, 30, 90)).save(picture)
     record = Record("0", (Message("user", (ImageRef("path", "picture.png"), "What?")),))
     batch = found.collator()([found.preparer(ImageOpener(tmp_path)).example(record)])
     tokens = found.model.eval()(batch, outputs={"connector"}).connector
     assert len(tokens) == int(batch.visual_mask.sum())
     if "model.image_newline" in named:
-        tiling = cut().tiling((300, 200))
+        tiling = cut().tiling(size)
         ends = torch.from_numpy(tiling.order() == tiling.crops * GRID**2)
         assert (tokens[ends] == named["model.image_newline"]).all()
 
