@@ -148,4 +148,6 @@ def _same(value: Any, found: Any) -> bool:
         return isinstance(found, list | tuple) and all(map(_same, value, found)) and len(value) == len(found)
     if isinstance(value, str) and isinstance(found, float):  # YAML 1.1 takes 2e-5 for a word
         return math.isclose(float(value), found, rel_tol=0)
+    if isinstance(value, int) and isinstance(found, float):  # the nearest that there is
+        return float(value) == found
     return value == found
