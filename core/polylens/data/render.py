@@ -36,6 +36,7 @@ __all__ = ["RenderReport", "RenderSettings", "Skipped", "render_pdfs"]
 
 _LOG = logging.getLogger(__name__)
 _PAGES_PER_TASK = 4
+_AHEAD = 1  # or workers would wait while pages are being stored
 _MAX_SIDE = 65_500  # of a JPEG
 
 
@@ -162,7 +163,7 @@ def render_pdfs(
         _check_settings(output / "render.json", settings, empty=not before)
         try:
             known, fresh = _name_files(output / "files.jsonl", files, report)
-            with WorkerPool(_render, workers or os.cpu_count() or 1) as pool:
+            with WorkerPool(_render, workers or os.cpu_count() or 1, ahead=_AHEAD) as pool:
                 counts = _count_pages(pool, fresh, settings, report)
                 # Noted before the first page is stored, so that a name never changes under its pages.
                 _note_files(output / "files.jsonl", known, [fresh[path] for path in counts])

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import multiprocessing
 import signal
+import threading
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
+from queue import Empty, SimpleQueue
 from types import TracebackType
 from typing import Any, Generic, TypeVar
 
@@ -26,6 +30,15 @@ _AHEAD = 4
 """Tasks for workers to go on with while what they made is being stored."""
 
 
+@dataclass(slots=True)
+class _Order(Generic[T, R]):
+    """A task, what becomes of it, and how many workers have died of it."""
+
+    task: T
+    result: Future[R | None] = field(default_factory=Future)
+    deaths: int = 0
+
+
 class WorkerPool(Generic[T, R]):
     """Runs a function over tasks in other processes. Use it as a context manager.
 
@@ -35,18 +48,24 @@ class WorkerPool(Generic[T, R]):
     Args:
         function: of a task; importable by name, as the workers are spawned.
         workers: how many processes.
+        ahead: tasks that a worker has beside the one that it works at, so that it need not wait for this process. No
+            other worker can take them, so it should be 0 for tasks that take seconds.
     """
 
-    def __init__(self, function: Callable[[T], R], workers: int) -> None:
-        self._function, self._limit = function, 2 * workers + _AHEAD
-        self._threads = ThreadPoolExecutor(workers)
-        self._idle: deque[_Worker] = deque()
+    def __init__(self, function: Callable[[T], R], workers: int, *, ahead: int = 0) -> None:
+        self._function, self._held = function, 1 + ahead
+        self._limit = (2 + ahead) * workers + _AHEAD
+        self._orders: SimpleQueue[_Order[T, R] | None] = SimpleQueue()
+        self._stopping = threading.Event()
+        self._threads = [threading.Thread(target=self._drive, daemon=True) for _ in range(workers)]
+        for thread in self._threads:
+            thread.start()
 
     def results(self, tasks: Iterable[T]) -> Iterator[tuple[T, R | None]]:
         """Each task with its result, in order; ``None`` if the task kills every worker that tries it."""
-        pending: deque[tuple[T, Future[R | None]]] = deque()
+        pending: deque[_Order[T, R]] = deque()
         for task in tasks:
-            pending.append((task, self._threads.submit(self._run, task)))
+            pending.append(self._ordered(task))
             if len(pending) >= self._limit:
                 yield _next(pending)
         while pending:
@@ -54,34 +73,74 @@ class WorkerPool(Generic[T, R]):
 
     def alone(self, task: T) -> R | None:
         """The result of one task; ``None`` if it kills every worker that tries it."""
-        return self._threads.submit(self._run, task).result()
+        return self._ordered(task).result.result()
 
-    def _run(self, task: T) -> R | None:
-        for _ in range(_ATTEMPTS):
-            worker = self._idle.pop() if self._idle else _Worker(self._function)
+    def _ordered(self, task: T) -> _Order[T, R]:
+        order: _Order[T, R] = _Order(task)
+        self._orders.put(order)
+        return order
+
+    def _drive(self) -> None:
+        """Keep one worker busy, in a thread of its own."""
+        worker: _Worker | None = None
+        held: deque[_Order[T, R]] = deque()
+        while self._fetch(held):
             try:
-                result, error = worker.run(task)
-            except (EOFError, OSError):  # it is dead
-                worker.end()
+                if worker is None:
+                    worker = _Worker(self._function)
+            except OSError as error:  # there is no room for another process
+                held.popleft().result.set_exception(error)
                 continue
-            self._idle.append(worker)
-            if error is not None:
-                raise error
-            return result
-        return None
+            if not _served(worker, held):
+                worker.end()
+                worker = None
+        if worker is not None:
+            worker.end()
+
+    def _fetch(self, held: deque[_Order[T, R]]) -> bool:
+        """Take orders until there are enough; whether there is something to do."""
+        while len(held) < self._held and not self._stopping.is_set():
+            try:
+                order = self._orders.get(block=not held)
+            except Empty:
+                break
+            if order is None:
+                break
+            held.append(order)
+        return bool(held)
 
     def __enter__(self) -> WorkerPool[T, R]:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        self._threads.shutdown(wait=True, cancel_futures=True)
-        while self._idle:
-            self._idle.pop().end()
+        self._stopping.set()
+        for _thread in self._threads:
+            self._orders.put(None)
+        for thread in self._threads:
+            thread.join()
 
 
-def _next(pending: deque[tuple[T, Future[R | None]]]) -> tuple[T, R | None]:
-    task, future = pending.popleft()
-    return task, future.result()
+def _next(pending: deque[_Order[T, R]]) -> tuple[T, R | None]:
+    order = pending.popleft()
+    return order.task, order.result.result()
+
+
+def _served(worker: _Worker, held: deque[_Order[T, R]]) -> bool:
+    """Whether the worker has brought the first order to an end; otherwise it is of no more use.
+
+    Of several orders, the first is what a worker has died of; the others were not begun.
+    """
+    try:
+        worker.serve(held)
+    except (EOFError, OSError):
+        held[0].deaths += 1
+        if held[0].deaths >= _ATTEMPTS:
+            held.popleft().result.set_result(None)
+    except Exception as error:  # noqa: BLE001 (raised again where the result is asked for)
+        held.popleft().result.set_exception(error)
+    else:
+        return True
+    return False
 
 
 class _Worker:
@@ -93,15 +152,24 @@ class _Worker:
         self._process = context.Process(target=_serve, args=(theirs, function), daemon=True)
         self._process.start()
         theirs.close()
+        self._sent = 0
 
-    def run(self, task: Any) -> tuple[Any, Exception | None]:
-        """The result of a task, or the error that it raised.
+    def serve(self, held: deque[_Order[Any, Any]]) -> None:
+        """Send what it has not got yet, and wait for the result of the first order, which is then done.
 
         Raises:
             EOFError, OSError: the process was killed.
         """
-        self._pipe.send(task)
-        return self._pipe.recv()
+        for order in itertools.islice(held, self._sent, None):
+            self._pipe.send(order.task)
+            self._sent += 1
+        result, error = self._pipe.recv()
+        self._sent -= 1
+        done = held.popleft().result
+        if error is None:
+            done.set_result(result)
+        else:
+            done.set_exception(error)
 
     def end(self) -> None:
         self._pipe.close()

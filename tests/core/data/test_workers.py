@@ -3,6 +3,7 @@ import signal
 import subprocess
 import sys
 import time
+from pickle import PicklingError
 
 import pytest
 from unkillable.dying import half_an_answer
@@ -21,6 +22,21 @@ def test_only_the_task_that_kills_its_worker_is_lost():
         assert [result for _, result in pool.results(tasks)] == [42, 5, None, 0, 1, 2, 3, 4, 5]
         assert pool.alone(tasks[2]) is None
         assert pool.alone(tasks[0]) == 42
+
+
+@pytest.mark.timeout(60)
+def test_tasks_that_wait_at_a_worker_that_dies_are_done():
+    """Of the tasks that a worker holds, it has died of the first alone."""
+    tasks = ["__import__('os')._exit(1)", *map(str, range(9)), "__import__('os')._exit(2)", "7"]
+    with WorkerPool(eval, 1, ahead=3) as pool:
+        assert [result for _, result in pool.results(tasks)] == [None, *range(9), None, 7]
+
+
+def test_what_cannot_be_sent_is_an_error_and_the_rest_goes_on():
+    with WorkerPool(repr, 1, ahead=2) as pool:
+        with pytest.raises((AttributeError, TypeError, PicklingError)):
+            pool.alone(lambda: None)
+        assert pool.alone(5) == "5"
 
 
 @pytest.mark.timeout(60)
