@@ -55,7 +55,7 @@ class Result:
         unfinished: answers that the limit of their length cut off.
         train_seconds: of all attempts, from the start of the command to its end.
         memory_gib: peak of training: of the first GPU, or of the first process where there is none.
-        losses: of training, by step.
+        losses: of training, by step; of language modelling alone, where the objective has other terms as well.
         worst: answers, the farthest first.
     """
 
@@ -137,7 +137,7 @@ def read_result(entry: Entry, counts: Counts, normalisation: Normalisation, wors
         train_seconds=seconds_of(entry.steps["train"]) if entry.run is not None else None,
         predict_seconds=seconds_of(entry.steps["predict"]),
         memory_gib=max(memory, default=None),
-        losses=points(history, "loss"),
+        losses=points(history, "loss_lm") or points(history, "loss"),
         worst=_worst(answers, normalisation, worst),
     )
 

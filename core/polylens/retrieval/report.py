@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import base64
 import io
+import itertools
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
@@ -237,15 +238,16 @@ def draw_curve(curve: Curve) -> str:
     from matplotlib.figure import Figure
 
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": curve.title, "font.family": "sans-serif"}):
-        figure = Figure(figsize=(5.6, 3.1), layout="constrained")
+        many = len(curve.series) > len(_COLOURS)
+        figure = Figure(figsize=(8.2, 3.6) if many else (5.6, 3.1), layout="constrained")
         axes = figure.add_subplot()
-        for (name, values), colour in zip(curve.series.items(), _COLOURS * len(curve.series), strict=False):
+        for (name, values), (dashes, colour) in zip(curve.series.items(), _looks(), strict=False):
             marker = "o" if len(values) <= 40 else ""
-            axes.plot(*zip(*values, strict=True), label=name, color=colour, lw=1.8, marker=marker, ms=3.5)
+            axes.plot(*zip(*values, strict=True), label=name, color=colour, ls=dashes, lw=1.8, marker=marker, ms=3.5)
         if curve.level:
             name, value = curve.level
             axes.axhline(value, color="#8a8f98", lw=1.2, ls="--", label=f"{name} ({value:.3f})")
-        _style(axes)
+        _style(axes, legend_beside=many)
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     return _inline(buffer.getvalue(), curve.title)
@@ -254,13 +256,19 @@ def draw_curve(curve: Curve) -> str:
 _COLOURS = ("#2f5fd0", "#d1495b", "#2a9d6f", "#c77700")
 
 
-def _style(axes: Any) -> None:
+def _looks() -> Iterator[tuple[str, str]]:
+    """Dashes and colour of each line, all different up to 16 lines."""
+    return itertools.cycle(itertools.product(("-", "--", ":", "-."), _COLOURS))
+
+
+def _style(axes: Any, *, legend_beside: bool) -> None:
     axes.set_xlabel("step")
     axes.grid(axis="y", color="#e3e6eb", lw=0.8)
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color("#c3c8d0")
     axes.tick_params(color="#c3c8d0", labelcolor="#444b57", labelsize=8.5)
-    axes.legend(frameon=False, fontsize=8.5)
+    beside: dict[str, Any] = {"loc": "center left", "bbox_to_anchor": (1.0, 0.5)} if legend_beside else {}
+    axes.legend(frameon=False, fontsize=8.5, handlelength=3, **beside)
 
 
 def _inline(svg: str, title: str) -> str:
