@@ -107,6 +107,7 @@ class _PyMuPdf:
         import pymupdf
 
         self._mupdf: Any = pymupdf
+        self._loaded: tuple[int, Any] | None = None
         # Damage is reported by exceptions; MuPDF would also print every repair.
         pymupdf.TOOLS.mupdf_display_errors(False)
         pymupdf.TOOLS.mupdf_display_warnings(False)
@@ -124,32 +125,39 @@ class _PyMuPdf:
     def __len__(self) -> int:
         return self._guard("has no readable page tree", lambda: self._pdf.page_count)
 
+    def _page(self, number: int) -> Any:
+        """A page, kept until another one is asked for: its size and its picture need it loaded once."""
+        if self._loaded is None or self._loaded[0] != number:
+            self._loaded = (number, self._pdf[number])
+        return self._loaded[1]
+
     def size(self, page: int) -> tuple[float, float]:
-        rect = self._guard("has no size", lambda: self._pdf[page].rect)
+        rect = self._guard("has no size", lambda: self._page(page).rect)
         return rect.width, rect.height
 
     def render(self, page: int, scale: float) -> Image.Image:
         matrix = self._mupdf.Matrix(scale, scale)
-        pixels = self._guard("cannot be drawn", lambda: self._pdf[page].get_pixmap(matrix=matrix, alpha=False))
+        pixels = self._guard("cannot be drawn", lambda: self._page(page).get_pixmap(matrix=matrix, alpha=False))
         return Image.frombytes("RGB", (pixels.width, pixels.height), pixels.samples_mv)
 
     def text(self, page: int) -> list[TextLine]:
         flags = self._mupdf.TEXT_PRESERVE_WHITESPACE | self._mupdf.TEXT_MEDIABOX_CLIP
-        given = self._guard("has no readable text", lambda: self._pdf[page].get_text("dict", flags=flags))
-        shown = self._guard("has no size", lambda: self._pdf[page].rotation_matrix)
+        given = self._guard("has no readable text", lambda: self._page(page).get_text("dict", flags=flags))
+        shown = self._guard("has no size", lambda: self._page(page).rotation_matrix)
         lines = (line for block in given["blocks"] for line in block.get("lines", ()))
         texts = ((line["bbox"], "".join(span["text"] for span in line["spans"])) for line in lines)
         return [(tuple(self._mupdf.Rect(box) * shown), text) for box, text in texts]  # type: ignore[misc]
 
     def pictured(self, page: int) -> float:
-        infos = self._guard("has no readable pictures", lambda: self._pdf[page].get_image_info())
-        whole = self._pdf[page].rect
-        turned = self._pdf[page].rotation_matrix
+        infos = self._guard("has no readable pictures", lambda: self._page(page).get_image_info())
+        whole = self._page(page).rect
+        turned = self._page(page).rotation_matrix
         covered = (self._mupdf.Rect(info["bbox"]) * turned & whole for info in infos)
         areas = [part.get_area() for part in covered if not part.is_empty]
         return max(areas, default=0.0) / whole.get_area()
 
     def close(self) -> None:
+        self._loaded = None
         self._pdf.close()
 
     def _guard(self, what: str, call: Callable[[], Any]) -> Any:
