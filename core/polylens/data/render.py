@@ -283,7 +283,7 @@ def _render_page(pdf: PageRenderer, page: int, settings: RenderSettings) -> _Pag
     if settings.image_format == "jpeg":
         image.save(buffer, "JPEG", quality=settings.quality)
     else:
-        image.save(buffer, "PNG")
+        image.convert("RGB").save(buffer, "PNG")
     return _Page(page, buffer.getvalue())
 
 

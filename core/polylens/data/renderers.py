@@ -31,7 +31,7 @@ class PageRenderer(Protocol):
         ...
 
     def render(self, page: int, scale: float) -> Image.Image:
-        """The page in RGB on white, ``scale`` pixels a point."""
+        """The page on white, ``scale`` pixels a point: in mode RGB, or in RGBX, whose fourth byte means nothing."""
         ...
 
     def close(self) -> None: ...
@@ -136,9 +136,9 @@ class _PyMuPdf:
         return rect.width, rect.height
 
     def render(self, page: int, scale: float) -> Image.Image:
-        matrix = self._mupdf.Matrix(scale, scale)
-        pixels = self._guard("cannot be drawn", lambda: self._page(page).get_pixmap(matrix=matrix, alpha=False))
-        return Image.frombytes("RGB", (pixels.width, pixels.height), pixels.samples_mv)
+        from polylens.data.mupdf import draw
+
+        return self._guard("cannot be drawn", lambda: draw(self._page(page), scale))
 
     def text(self, page: int) -> list[TextLine]:
         flags = self._mupdf.TEXT_PRESERVE_WHITESPACE | self._mupdf.TEXT_MEDIABOX_CLIP

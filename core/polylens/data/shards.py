@@ -17,7 +17,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ import h5py
 import numpy as np
 from zlib_ng import zlib_ng
 
+from polylens.background import Background
 from polylens.data.documents import Document, check_id
 from polylens.data.extents import Extents
 from polylens.data.hdf5 import HDF5_ERRORS, open_hdf5, plain_dataset
@@ -150,11 +151,10 @@ class ShardWriter:
         self._pending: list[tuple[str, bytes, int]] = []
         self._pending_bytes = 0
         self.ids: list[str] = []
-        self._file: Any = None
         if self._temporary.exists():
             self._take_up()
         else:
-            self._file = _create(self._temporary)
+            self._create(self._temporary)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -190,12 +190,15 @@ class ShardWriter:
         for name, values in (("end", ends), ("text_bytes", text_bytes), ("crc32", crcs), ("id", ids)):
             self._append(name, values)
         self._file.flush()
+        if not self._sync.busy:  # what reaches the disk now need not be waited for in the end
+            self._sync.start(os.fdatasync, self._file.id.get_vfd_handle())
         self._pending, self._pending_bytes = [], 0
 
     def finish(self) -> None:
         """Write what is left, make it last through a power cut, and give the shard its final name."""
         self.flush()
         self._reserve(0)
+        self._sync.end()
         self._file.close()
         _trim(self._temporary)
         sync(self._temporary)
@@ -205,12 +208,18 @@ class ShardWriter:
     def abandon(self) -> None:
         """Close without finishing; the next writer takes the file up where its last whole document ends."""
         self._pending, self._pending_bytes = [], 0
+        with suppress(OSError):
+            self._sync.end()
         self._file.close()
 
     def discard(self) -> None:
         """Close and delete: for a shard in which nothing was written."""
         self.abandon()
         self._temporary.unlink()
+
+    def _create(self, path: Path) -> None:
+        self._file: Any = _create(path)
+        self._sync = Background()
 
     def _reserve(self, size: int) -> None:
         """Take the space of the next write now: HDF5 crashes the process when a disk is full under it.
@@ -249,7 +258,7 @@ class ShardWriter:
         """Copy what a killed writer left: HDF5 may have noted places beyond the end that it had noted of the file, and
         would fail when it writes there."""
         fresh = self._temporary.with_name(f"{self._temporary.name}.new")
-        self._file = _create(fresh)
+        self._create(fresh)
         for document in _whole_documents(self._temporary):
             self._add(*document)
         self.flush()

@@ -8,10 +8,12 @@ import json
 import os
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import IO
 
+from polylens.background import Background
 from polylens.config import schemas
 from polylens.data.documents import Document, DocumentSource, DocumentUnion, IndexedDocuments, check_id
 from polylens.data.records import parse_line, scan_jsonl
@@ -147,6 +149,7 @@ class DocumentWriter:
         self._ids = {id for path in sealed_shards(self._folder) for id in ShardReader(path).ids()}
         self._shard: ShardWriter | None = self._start()
         self._ids.update(self._shard.ids)
+        self._notes = Background()
 
     def __contains__(self, id: object) -> bool:
         return id in self._ids
@@ -188,6 +191,7 @@ class DocumentWriter:
         with uninterrupted():
             try:
                 self._seal()
+                self._notes.end()
             except OSError as error:
                 self._stop(error)
             finally:
@@ -204,6 +208,8 @@ class DocumentWriter:
     def _stop(self, error: OSError) -> None:
         """Leave the unfinished shard to the next writer."""
         shard, self._shard = self._shard, None
+        with suppress(OSError):
+            self._notes.end()
         if shard is not None:
             shard.abandon()
             self._lock.close()
@@ -228,7 +234,8 @@ class DocumentWriter:
             shard.discard()
         self._shard = None
         if len(shard):
-            _append_line(self._folder / MANIFEST, _entry(shard.path, len(shard)))
+            # It is read once more for its line, while the next one is filled.
+            self._notes.start(_note, shard.path, len(shard))
 
 
 def _locked(path: Path) -> IO[str]:
@@ -248,19 +255,21 @@ def _repair_manifest(folder: Path) -> None:
     noted = {line["shard"] for line in _manifest(folder)}
     for shard in sealed_shards(folder):
         if shard.name not in noted:
-            _append_line(path, _entry(shard, len(ShardReader(shard).ids())))
+            _note(shard, len(ShardReader(shard).ids()))
 
 
-def _entry(shard: Path, documents: int) -> dict:
+def _note(shard: Path, documents: int) -> None:
+    """Give a finished shard its line of the manifest."""
     with shard.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return {
+    entry = {
         "shard": shard.name,
         "documents": documents,
         "bytes": shard.stat().st_size,
         "sha256": digest,
         "format": FORMAT,
     }
+    _append_line(shard.with_name(MANIFEST), entry)
 
 
 def _append_line(path: Path, entry: dict) -> None:
