@@ -6,6 +6,7 @@ For each size (KiB of a page, on average) the same random bytes lie in a store a
 page cache. Pages are read in the same random order:
 
 - first: by a store that has just been opened, which reads its index and verifies the checksum of every page;
+- checked: the same, beside files of which the CRC-32 is computed as they are read;
 - again: by one that has done so;
 - workers: by two workers of a ``DataLoader``, which hand back lengths only, ``--passes`` times over.
 
@@ -23,6 +24,7 @@ from pathlib import Path
 
 import numpy as np
 from torch.utils.data import DataLoader, Dataset
+from zlib_ng import zlib_ng
 
 from polylens.data.store import Document, DocumentStore, DocumentWriter
 
@@ -86,6 +88,7 @@ def _compare(folder: Path, size: int, args: argparse.Namespace) -> None:
         raise SystemExit("a page of the store differs from its file")
     programs: dict[str, tuple[Callable[[], float], Callable[[], float]]] = {
         "first": (lambda: _here(files, ids), lambda: _here(Stored(folder / "store").read, ids)),
+        "checked": (lambda: _here(_checked(files), ids), lambda: _here(Stored(folder / "store").read, ids)),
         "again": (lambda: _here(files, ids), lambda: _here(stored, ids)),
         "workers": (lambda: _workers(files, ids, args.passes), lambda: _workers(stored, ids, args.passes)),
     }
@@ -113,6 +116,15 @@ def _here(read: Read, ids: Sequence[str]) -> float:
     for id in ids:
         read(id)
     return (_processor_time() - before) / len(ids)
+
+
+def _checked(read: Read) -> Read:
+    def checked(id: str) -> bytes | None:
+        data = read(id)
+        zlib_ng.crc32(data or b"")
+        return data
+
+    return checked
 
 
 def _workers(read: Read, ids: Sequence[str], passes: int) -> float:

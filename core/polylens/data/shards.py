@@ -197,6 +197,8 @@ class ShardWriter:
     def finish(self) -> None:
         """Write what is left, make it last through a power cut, and give the shard its final name."""
         self.flush()
+        if Extents(self._file["blob"]) != self._extents:
+            raise RuntimeError(f"{self._temporary}: HDF5 has noted other places than those that were written to")
         self._reserve(0)
         self._sync.end()
         self._file.close()
@@ -219,6 +221,7 @@ class ShardWriter:
 
     def _create(self, path: Path) -> None:
         self._file: Any = _create(path)
+        self._extents = Extents(self._file["blob"])
         self._sync = Background()
 
     def _reserve(self, size: int) -> None:
@@ -247,11 +250,11 @@ class ShardWriter:
         dataset[start:] = values
 
     def _append_blobs(self, blobs: Sequence[bytes], start: int) -> None:
-        """One by one: to join them first would touch as much fresh memory again."""
         dataset = self._file["blob"]
         dataset.resize((start + sum(map(len, blobs)),))
-        for data in filter(None, blobs):
-            dataset[start : start + len(data)] = np.frombuffer(data, dtype=np.uint8)
+        self._extents.grow(dataset)
+        for data in blobs:
+            self._extents.write(self._file.id.get_vfd_handle(), start, data)
             start += len(data)
 
     def _take_up(self) -> None:
@@ -297,7 +300,9 @@ def _entries(file: Any) -> Iterator[tuple[str, int, int, int]]:
 def _create(path: Path) -> h5py.File:
     file = h5py.File(path, "w", meta_block_size=_TABLES)
     file.attrs["polylens_format"] = FORMAT
-    file.create_dataset("blob", (0,), np.uint8, maxshape=(None,), chunks=(_CHUNK,))
+    early = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    early.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)  # so that resizing sets all places, to which ``Extents`` writes
+    file.create_dataset("blob", (0,), np.uint8, maxshape=(None,), chunks=(_CHUNK,), fill_time="never", dcpl=early)
     for name, kind in _INDEX.items():
         file.create_dataset(name, (0,), kind, maxshape=(None,), chunks=(1024,))
     file.create_dataset("id", (0,), h5py.string_dtype("utf-8"), maxshape=(None,), chunks=(1024,))
