@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from polylens.modeling.slot_templates import Style
 
 _VICUNA = (
     "A chat between a curious user and an artificial intelligence assistant. The assistant gives helpful, detailed, "
@@ -31,38 +31,13 @@ _LLAVA_LLAMA_2 = (
 _MPT = "A conversation between a user and an LLM-based AI assistant. The assistant gives helpful and honest answers."
 
 
-@dataclass(frozen=True, slots=True)
-class Style:
-    """What stands around the turns of a conversation.
-
-    Attributes:
-        default_system: the system text of a conversation that has none of its own.
-        system: what stands before and after that text; nothing at all if it is empty.
-        question: before and after a question. What follows it is the end of a prompt.
-        answer: before and after an answer, both of which the model learns to say.
-        end: the token that ends an answer.
-        next_round: between an answer and the next question.
-        first_question: before the first question, where it differs: the system text then lies inside of it.
-        picture: around every picture.
-    """
-
-    default_system: str
-    system: tuple[str, str]
-    question: tuple[str, str]
-    answer: tuple[str, str]
-    end: str
-    next_round: str = ""
-    first_question: str | None = None
-    picture: tuple[str, str] = ("", "")
-
-
 def _two(system: str, picture: tuple[str, str] = ("", "")) -> Style:
     return Style(system, ("", " "), ("USER: ", " ASSISTANT:"), (" ", ""), "</s>", picture=picture)
 
 
 def _llama_2(system: str, next_round: str) -> Style:
     around = ("<<SYS>>\n", "\n<</SYS>>\n\n")
-    return Style(system, around, ("[INST] ", " [/INST]"), (" ", " "), "</s>", next_round, first_question="[INST] ")
+    return Style(system, around, ("[INST] ", " [/INST]"), (" ", " "), "</s>", next_round, system_inside=True)
 
 
 def _chatml(system: str) -> Style:

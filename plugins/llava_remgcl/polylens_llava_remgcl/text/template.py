@@ -1,183 +1,25 @@
 """Conversations as LLaVA reads them.
 
-Targets follow from places of characters in the text that is tokenised. The original counts tokens of parts that it
-tokenises a second time, and masks a conversation as a whole where the counts disagree.
+The original counts tokens of parts that it tokenises a second time, and masks a conversation as a whole where the
+counts disagree; here targets follow from places of characters.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any, Literal
-
 from transformers import PreTrainedTokenizerBase
 
-from polylens.contracts import Encoding, Message, SlicedImage
-from polylens.errors import InputError
-from polylens.modeling.segments import Piece, Segment, shorten
-from polylens.modeling.turns import IMAGE, beginning, check_pictures, check_text, check_turns, pictures_in, text_of
+from polylens.modeling.slot_templates import CaptionTemplate, ConversationTemplate
 from polylens_llava_remgcl.options import LlavaOptions
 from polylens_llava_remgcl.text.reference import ReferenceTokenizer
-from polylens_llava_remgcl.text.styles import STYLES, Style
+from polylens_llava_remgcl.text.styles import STYLES
 
 START, END = "<im_start>", "<im_end>"
 ADVICE = ", or take a smaller image_aspect_ratio (pad instead of anyres)"
-Parts = Iterator[Piece | SlicedImage]
-
-
-class Template:
-    """What all templates share: text between pictures is tokenised as one string.
-
-    Args:
-        marks: what stands before and after each picture, beside what the style says.
-        places: makes tokens and their places of text; the tokenizer itself by default.
-    """
-
-    def __init__(
-        self, tokenizer: PreTrainedTokenizerBase, end: str, marks: tuple[str, str] = ("", ""), places: Any = None
-    ) -> None:
-        self.tokenizer, self.end, self.marks = tokenizer, end, marks
-        self._places = tokenizer if places is None else places
-        vocabulary = tokenizer.get_vocab()
-        for token in filter(None, (end, *marks)):
-            if token not in vocabulary or tokenizer.encode(token, add_special_tokens=False) != [vocabulary[token]]:
-                raise InputError(f"the tokenizer has no token {token!r}, which this template needs")
-        self.stop_ids: Sequence[int] = (vocabulary[end],)
-        self._slot = vocabulary[end]
-        special = map(str, tokenizer.all_special_tokens)
-        self._refused = tuple(dict.fromkeys((IMAGE, end, *filter(None, marks), *special)))
-        self._begin = beginning(tokenizer)
-
-    def encode(
-        self,
-        messages: Sequence[Message],
-        images: Sequence[SlicedImage],
-        *,
-        style: Literal["chat", "plain"] = "chat",
-        generation_prompt: bool = False,
-        max_length: int | None = None,
-    ) -> Encoding:
-        """Tokens of a conversation, as ``polylens.contracts.ChatTemplate`` says.
-
-        Raises:
-            InputError: also if the turns are not user, assistant, user, ... or a ``plain`` text has several.
-        """
-        check_pictures(messages, images)
-        for message in messages:
-            check_text(text_of(message), self._refused)
-        pictures = iter(images)
-        parts = self._as_they_are(messages, pictures) if style == "plain" else self._chat(messages, pictures)
-        said = [*parts, *(self._prompt_end(messages) if style == "chat" and generation_prompt else ())]
-        segments = self._segments(said)
-        for segment in segments:
-            segment.tokenise(self._places)
-        if max_length is not None:
-            shorten(segments, max_length, ADVICE)
-        ids = [token for segment in segments for token in segment.ids]
-        labels = [label for segment in segments for label in segment.labels]
-        return Encoding(ids, labels, [not segment.pieces for segment in segments for _ in segment.ids])
-
-    def _chat(self, messages: Sequence[Message], pictures: Iterator[SlicedImage]) -> Parts:
-        raise NotImplementedError
-
-    def _prompt_end(self, messages: Sequence[Message]) -> Parts:
-        """What follows the last question of a prompt."""
-        raise NotImplementedError
-
-    def _as_they_are(self, messages: Sequence[Message], pictures: Iterator[SlicedImage]) -> Parts:
-        if len(messages) != 1:
-            raise InputError(f"style 'plain' takes one message, and the record has {len(messages)}")
-        for part in messages[0].parts:
-            yield Piece(part) if isinstance(part, str) else next(pictures)
-
-    def _segments(self, parts: Sequence[Piece | SlicedImage]) -> list[Segment]:
-        """A picture is a segment without pieces."""
-        segments = [Segment([Piece("")], before=self._begin)]
-        for part in parts:
-            if isinstance(part, SlicedImage):
-                slots = (self._slot,) * part.visual_tokens
-                segments += [Segment([], before=slots), Segment([Piece("")])]
-            else:
-                segments[-1].pieces.append(part)
-        return segments
-
-
-class ConversationTemplate(Template):
-    """Turns in one of the original's styles; pictures stand before the text of their turn, each in a line of its own.
-
-    Args:
-        style: what stands around the turns.
-    """
-
-    def __init__(
-        self, tokenizer: PreTrainedTokenizerBase, style: Style, marks: tuple[str, str] = ("", ""), places: Any = None
-    ) -> None:
-        super().__init__(tokenizer, style.end, marks, places)
-        self.style = style
-
-    def _chat(self, messages: Sequence[Message], pictures: Iterator[SlicedImage]) -> Parts:
-        check_turns(messages)
-        style, own = self.style, messages[0].role == "system"
-        system = text_of(messages[0]) if own else style.default_system
-        said = Piece(system.join(style.system), fixed=True) if system else Piece("")
-        if style.first_question is None:
-            yield said
-        for place, message in enumerate(messages[own:]):
-            if message.role == "assistant":
-                yield from self._answer(text_of(message))
-                continue
-            yield Piece((style.next_round if place else "") + style.question[0], fixed=True)
-            if not place and style.first_question is not None:
-                yield said
-            yield from self._question(message, pictures)
-            if place + own + 1 < len(messages):
-                yield from self._prompt_end(messages)
-
-    def _prompt_end(self, messages: Sequence[Message]) -> Parts:
-        yield Piece(self.style.question[1], fixed=True)
-
-    def _answer(self, text: str) -> Parts:
-        before, after = self.style.answer
-        yield Piece(before + text, supervised=True)
-        yield Piece(after + self.end, fixed=True, supervised=True)
-
-    def _question(self, message: Message, pictures: Iterator[SlicedImage]) -> Parts:
-        shown = pictures_in(message)
-        text = text_of(message).strip() if shown else text_of(message)
-        left, right = self.style.picture[0] + self.marks[0], self.marks[1] + self.style.picture[1]
-        for number in range(shown):
-            yield Piece(("\n" if number else "") + left, fixed=True)
-            yield next(pictures)
-            yield Piece(right, fixed=True)
-        yield Piece(f"\n{text}" if shown and text else text)
-
-
-class CaptionTemplate(Template):
-    """``<image>{caption}\\n``, of the first stage: no question, no system turn, and a line break for the end."""
-
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, places: Any = None) -> None:
-        super().__init__(tokenizer, str(tokenizer.eos_token), places=places)
-        line_end = tokenizer.encode("a\n", add_special_tokens=False)[-1]
-        self.stop_ids = (line_end, *self.stop_ids)
-
-    def _chat(self, messages: Sequence[Message], pictures: Iterator[SlicedImage]) -> Parts:
-        roles = [message.role for message in messages]
-        if roles not in (["user"], ["user", "assistant"]):
-            raise InputError(
-                f"the turns are {', '.join(roles)}; the template 'plain' takes a picture and its caption: user, "
-                "assistant. Use another template for conversations"
-            )
-        yield from pictures
-        for message in messages[1:]:
-            yield Piece(text_of(message), supervised=True)
-            yield Piece("\n", fixed=True, supervised=True)
-
-    def _prompt_end(self, messages: Sequence[Message]) -> Parts:
-        return iter(())
 
 
 def template_for(
     tokenizer: PreTrainedTokenizerBase, options: LlavaOptions, *, use_start_end: bool = False
-) -> Template:
+) -> ConversationTemplate | CaptionTemplate:
     """The template that the options name, LLaVA 1.5's own by default.
 
     Args:
@@ -190,5 +32,6 @@ def template_for(
     mode = options.compat.reference_ids
     places = None if mode is None else ReferenceTokenizer(tokenizer, mode)
     if options.template == "plain":
-        return CaptionTemplate(tokenizer, places)
-    return ConversationTemplate(tokenizer, STYLES[options.template or "v1"], marks, places)
+        return CaptionTemplate(tokenizer, "plain", advice=ADVICE, places=places)
+    style = STYLES[options.template or "v1"]
+    return ConversationTemplate(tokenizer, style, advice=ADVICE, places=places, marks=marks)
