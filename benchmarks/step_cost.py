@@ -1,11 +1,12 @@
 """What a step of the gradient cache costs beside a plain step over the whole batch, and beside sentence-transformers.
 
-    python benchmarks/step_cost.py [--cases uniform ragged lora tower] [--rounds 3]
+    python benchmarks/step_cost.py [--cases uniform ragged lora tower] [--rounds 5]
 
 All three train the same model with the same in-batch loss (temperature 0.05, dropout off, float32) on the same pairs.
 Each measurement is a process of its own, of two steps: seconds are processor time of one thread in the quicker one,
-memory is the peak of the first one above what was there before it. polylens is given a quarter of the memory of the
-plain step. The program ends with an error if gradients differ by more than rounding.
+memory is the peak of the first one above what was there before it. Methods take turns; a ratio is the median of those
+of the rounds, as the speed of a shared machine changes by a quarter within minutes. polylens is given a quarter of the
+memory of the plain step. The program ends with an error if gradients differ by more than rounding.
 
 - uniform: 512 pairs, queries of 16 tokens and documents of 48; BERT of 4 layers, hidden size 256, mean pooling.
 - ragged: the same with queries of 4 to 16 tokens and documents of 12 to 96, log-uniform.
@@ -22,6 +23,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from statistics import median
 
 import torch
 from measure import Cost, machine, measure
@@ -40,7 +42,7 @@ def main() -> None:
     if args.method:
         print(json.dumps(_measure_here(args)))
         return
-    print(f"{machine()}, one thread; best of {args.rounds} processes")
+    print(f"{machine()}, one thread; {args.rounds} processes of each")
     for case in args.cases:
         _compare(case, args)
 
@@ -48,7 +50,7 @@ def main() -> None:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", nargs="+", choices=PROBLEMS, default=list(PROBLEMS))
-    parser.add_argument("--rounds", type=int, default=3, help="processes for each method, two steps each")
+    parser.add_argument("--rounds", type=int, default=5, help="processes for each method, two steps each")
     parser.add_argument("--mini-batch-size", type=int, default=32, help="rows, for sentence-transformers")
     parser.add_argument("--memory", type=float, default=0.25, help="of the plain step's, for polylens")
     for hidden in ("--method", "--budget", "--gradient"):
@@ -66,11 +68,12 @@ def _compare(case: str, args: argparse.Namespace) -> None:
                 found[method].append(_in_process(case, method, budget, Path(folder), args))
         _check_same(Path(folder))
     plain = found[PLAIN]
-    print(f"\n{case:>24}   CPU s  ratio     MiB  share")
+    print(f"\n{case:>24}   CPU s  ratio (of the rounds)         MiB  share")
     for method, costs in found.items():
-        seconds, peak = min(c.seconds for c in costs), min(c.peak for c in costs)
-        ratio, share = seconds / min(c.seconds for c in plain), peak / min(c.peak for c in plain)
-        print(f"{method:>24} {seconds:7.2f} {ratio:6.2f} {peak / MIB:7.0f} {share:6.2f}", flush=True)
+        ratios = sorted(cost.seconds / beside.seconds for cost, beside in zip(costs, plain, strict=True))
+        seconds, ratio, peak = median(c.seconds for c in costs), median(ratios), min(c.peak for c in costs)
+        rounds, share = f"({ratios[0]:.2f} to {ratios[-1]:.2f})", peak / min(c.peak for c in plain)
+        print(f"{method:>24} {seconds:7.2f} {ratio:6.2f} {rounds:16} {peak / MIB:10.0f} {share:6.2f}", flush=True)
 
 
 def _in_process(case: str, method: str, budget: int, folder: Path, args: argparse.Namespace) -> Cost:
