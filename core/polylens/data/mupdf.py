@@ -62,7 +62,7 @@ def _is_opaque(page: Any) -> bool:
 
 
 def _resources(pdf_page: Any) -> Iterator[Any]:
-    """The resources of the page, and of all forms, patterns and fonts of glyphs that it paints with."""
+    """The resources of the page, and of all forms, patterns and Type 3 fonts that it paints with."""
     waiting, seen = [mupdf.pdf_page_resources(pdf_page)], set()
     while waiting:
         resources = waiting.pop()

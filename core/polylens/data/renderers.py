@@ -104,8 +104,11 @@ def _file_or_bytes(path: Path) -> str | bytes:
 
 class _PyMuPdf:
     def __init__(self, path: Path) -> None:
-        import pymupdf
-
+        try:
+            import pymupdf
+        except ImportError:
+            otherwise = "render with --renderer pdfium, and recognise text with --text-layer never"
+            raise InputError(f"needs PyMuPDF (AGPL): pip install pymupdf; or {otherwise}") from None
         self._mupdf: Any = pymupdf
         self._loaded: tuple[int, Any] | None = None
         # Damage is reported by exceptions; MuPDF would also print every repair.

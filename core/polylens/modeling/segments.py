@@ -104,6 +104,24 @@ class Segment:
         return [token if taught else IGNORE_INDEX for token, taught in zip(self.ids, self.taught, strict=True)]
 
 
+def tokens_and_labels(
+    segments: Sequence[Segment], tokenizer: PreTrainedTokenizerBase, max_length: int | None, advice: str = ""
+) -> tuple[list[int], list[int]]:
+    """Tokenise segments, shorten them to ``max_length`` tokens if it is given, and join their tokens and labels.
+
+    Raises:
+        InputError: what must stay is longer than ``max_length``; see ``shorten``.
+    """
+    for segment in segments:
+        segment.tokenise(tokenizer)
+    if max_length is not None:
+        shorten(segments, max_length, advice)
+    return (
+        [token for segment in segments for token in segment.ids],
+        [label for segment in segments for label in segment.labels],
+    )
+
+
 def shorten(segments: Sequence[Segment], limit: int, advice: str = "") -> None:
     """Shorten the longest pieces of text until all tokens fit into ``limit``; nothing else is touched.
 

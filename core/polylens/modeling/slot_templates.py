@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 
 from polylens.contracts import Encoding, Message, SlicedImage
 from polylens.errors import InputError
-from polylens.modeling.segments import Piece, Segment, shorten
+from polylens.modeling.segments import Piece, Segment, tokens_and_labels
 from polylens.modeling.turns import IMAGE, beginning, check_pictures, check_text, check_turns, pictures_in, text_of
 
 __all__ = ["CaptionTemplate", "ConversationTemplate", "Style"]
@@ -106,12 +106,7 @@ class SlotTemplate:
         parts = self._as_they_are(messages, pictures) if style == "plain" else self._chat(messages, pictures)
         said = [*parts, *(self._prompt_end() if style == "chat" and generation_prompt else ())]
         segments = self._segments(said)
-        for segment in segments:
-            segment.tokenise(self._places)
-        if max_length is not None:
-            shorten(segments, max_length, self._advice)
-        ids = [token for segment in segments for token in segment.ids]
-        labels = [label for segment in segments for label in segment.labels]
+        ids, labels = tokens_and_labels(segments, self._places, max_length, self._advice)
         return Encoding(ids, labels, [not segment.pieces for segment in segments for _ in segment.ids])
 
     def _chat(self, messages: Sequence[Message], pictures: Iterator[SlicedImage]) -> Parts:

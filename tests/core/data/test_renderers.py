@@ -1,11 +1,13 @@
 import gc
+import sys
 
 import numpy as np
 import pymupdf
 import pytest
 from PIL import Image
 
-from polylens.data.renderers import open_pdf
+from polylens.data.renderers import open_pdf, open_text
+from polylens.errors import InputError
 
 OPAQUE = ("text", "opaque picture", "rotated", "cropped")
 PAGES = (
@@ -114,3 +116,10 @@ def test_a_picture_outlives_its_page(path):
     gc.collect()
     Image.new("RGB", (422, 595), "red").load()
     assert part.convert("RGB").tobytes() == corner
+
+
+def test_without_pymupdf_one_is_told_what_to_do(path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pymupdf", None)
+    for opened in (lambda: open_pdf("pymupdf", path), lambda: open_text(path)):
+        with pytest.raises(InputError, match=r"needs PyMuPDF .* --renderer pdfium"):
+            opened()

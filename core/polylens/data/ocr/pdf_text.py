@@ -117,10 +117,13 @@ def _print(path: Path) -> str:
 
 
 def text_layer_name() -> str:
-    """What takes text layers out, and its version."""
-    from importlib.metadata import version
+    """What takes text layers out, and its version; pictures without one are recognised without it, too."""
+    from importlib.metadata import PackageNotFoundError, version
 
-    return f"text layer, pymupdf {version('pymupdf')}"
+    try:
+        return f"text layer, pymupdf {version('pymupdf')}"
+    except PackageNotFoundError:
+        return "text layer, without pymupdf"
 
 
 def page_text(page: PdfPage, size: tuple[int, int]) -> list[dict[str, Any]] | None:

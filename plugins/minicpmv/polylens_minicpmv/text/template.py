@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerBase
 
 from polylens.contracts import Encoding, ImageRef, Message, SlicedImage
 from polylens.errors import InputError
-from polylens.modeling.segments import Piece, Segment, shorten
+from polylens.modeling.segments import Piece, Segment, tokens_and_labels
 from polylens_minicpmv.text.tokenization import IMAGE_END, IMAGE_START, SpecialTokens
 
 
@@ -61,12 +61,8 @@ class MiniCPMVTemplate:
         else:
             self._check_turns(messages)
             segments = self._turns(messages, pieces, generation_prompt)
-        for segment in segments:
-            segment.tokenise(self.tokenizer)
-        if max_length is not None:
-            shorten(segments, max_length, ", or make pictures cheaper with the option max_slice_nums")
-        ids = [token for segment in segments for token in segment.ids]
-        labels = [label for segment in segments for label in segment.labels]
+        advice = ", or make pictures cheaper with the option max_slice_nums"
+        ids, labels = tokens_and_labels(segments, self.tokenizer, max_length, advice)
         if style == "chat" and self.original_targets:
             labels = self._original_labels(ids, labels)
         return Encoding(ids, labels, self._visual_mask(ids))
